@@ -1,0 +1,340 @@
+// SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
+//! What crosses the border between kernel and agent, and nothing else: the ring
+//! buffer's records, the loss counters' causes, the scope configuration and the
+//! names of the globals that carry kernel field offsets. Both sides compile this
+//! file, so a field that one side forgets does not build.
+//! All integers are in the machine's byte order; records never leave the node.
+
+#![no_std]
+#![warn(missing_docs)]
+
+pub mod offsets;
+
+#[cfg(feature = "user")]
+use zerocopy::{FromBytes, Immutable, KnownLayout};
+
+/// Layout version, first field of every record. A probe object of another
+/// version is refused by the agent.
+pub const ABI_VERSION: u16 = 1;
+
+/// Ancestors recorded with an event, nearest first; the process itself is not among them.
+pub const ANCESTORS: usize = 8;
+/// Bytes of `comm` in the kernel (`TASK_COMM_LEN`).
+pub const COMM_LEN: usize = 16;
+/// Room for the cgroup path's components, nearest first, each ended by NUL.
+pub const CGROUP_LEN: usize = 512;
+/// Room for a file's path in a [`ShortMap`] or [`ShortExec`], its NUL included.
+pub const SHORT_PATH: usize = 256;
+/// Room for a file's path in a [`LongMap`] or [`LongExec`] (`PATH_MAX`), its NUL included.
+pub const LONG_PATH: usize = 4096;
+/// Room for the first bytes of an execution's argument strings.
+pub const ARGS_LEN: usize = 512;
+/// Largest digest the kernel's IMA returns (SHA-512).
+pub const DIGEST_LEN: usize = 64;
+
+/// What a record tells.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A file was mapped executable (`mmap_file` with `PROT_EXEC`).
+    Map = 1,
+    /// A program was executed (`bprm_committed_creds`).
+    Exec = 2,
+}
+
+/// The namespaces of a task, in the order in which records and masks hold them.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names of namespaces(7)")]
+pub enum Ns {
+    Mnt = 0,
+    Pid = 1,
+    User = 2,
+    Uts = 3,
+    Net = 4,
+    Ipc = 5,
+    Cgroup = 6,
+    Time = 7,
+}
+
+/// How many namespaces a task has.
+pub const NS_COUNT: usize = 8;
+
+impl Ns {
+    /// Every namespace, in record order.
+    pub const ALL: [Ns; NS_COUNT] = [
+        Ns::Mnt,
+        Ns::Pid,
+        Ns::User,
+        Ns::Uts,
+        Ns::Net,
+        Ns::Ipc,
+        Ns::Cgroup,
+        Ns::Time,
+    ];
+
+    /// This namespace's bit in a mask of namespaces.
+    pub const fn bit(self) -> u32 {
+        1 << self as u32
+    }
+
+    /// Its name in `/proc/PID/ns` and in the measurement policy.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Ns::Mnt => "mnt",
+            Ns::Pid => "pid",
+            Ns::User => "user",
+            Ns::Uts => "uts",
+            Ns::Net => "net",
+            Ns::Ipc => "ipc",
+            Ns::Cgroup => "cgroup",
+            Ns::Time => "time",
+        }
+    }
+}
+
+/// Bits of [`Header::flags`].
+pub mod flag {
+    /// The path did not fit [`super::LONG_PATH`] or could not be made: `path_len` is 0.
+    pub const NO_PATH: u16 = 1 << 0;
+    /// The path of the file lies on overlayfs.
+    pub const OVERLAY: u16 = 1 << 1;
+    /// The file lives on a kernel-internal tmpfs or hugetlbfs mount: a memfd or SysV segment.
+    pub const MEMFD: u16 = 1 << 2;
+    /// The file has no name left (link count 0).
+    pub const UNLINKED: u16 = 1 << 3;
+    /// The argument strings were longer than [`super::ARGS_LEN`].
+    pub const ARGS_TRUNCATED: u16 = 1 << 4;
+    /// The argument strings could not be read.
+    pub const ARGS_UNREADABLE: u16 = 1 << 5;
+    /// The cgroup path was longer or deeper than the record holds: its far end is cut off.
+    pub const CGROUP_TRUNCATED: u16 = 1 << 6;
+    /// The event belongs to the agent's self-test.
+    pub const SELF_TEST: u16 = 1 << 7;
+}
+
+/// A task as an ancestor.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+#[cfg_attr(feature = "user", derive(FromBytes, Immutable, KnownLayout))]
+pub struct Ancestor {
+    /// Start of its thread group's leader, ns since boot.
+    pub start_ns: u64,
+    /// Thread-group id in the initial pid namespace; 0: no such ancestor.
+    pub tgid: u32,
+    /// Always 0.
+    pub reserved: u32,
+    /// Name, ended by NUL if shorter than the array.
+    pub comm: [u8; COMM_LEN],
+}
+
+/// The file as the kernel knows it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+#[cfg_attr(feature = "user", derive(FromBytes, Immutable, KnownLayout))]
+pub struct FileId {
+    /// Inode number (of the overlay's own inode for a file on overlayfs).
+    pub inode: u64,
+    /// Size in bytes.
+    pub size: u64,
+    /// `super_block.s_magic`.
+    pub fs_magic: u64,
+    /// Device in the kernel's internal encoding (major << 20 | minor).
+    pub device: u32,
+    /// Inode generation.
+    pub generation: u32,
+    /// Link count.
+    pub links: u32,
+    /// Mode with file type.
+    pub mode: u32,
+}
+
+/// The fixed part of every record.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+#[cfg_attr(feature = "user", derive(FromBytes, Immutable, KnownLayout))]
+pub struct Header {
+    /// [`ABI_VERSION`].
+    pub version: u16,
+    /// A [`Kind`].
+    pub kind: u8,
+    /// Kernel `enum hash_algo` of the digest (`include/uapi/linux/hash_info.h`); 255: none.
+    pub hash_algo: u8,
+    /// Bits of [`flag`].
+    pub flags: u16,
+    /// Bytes of room for the path behind the header ([`SHORT_PATH`] or [`LONG_PATH`]).
+    pub path_cap: u16,
+    /// Bytes of path, NUL not counted.
+    pub path_len: u16,
+    /// Bytes of argument strings (exec records).
+    pub args_len: u16,
+    /// Bytes of cgroup components, NULs counted.
+    pub cgroup_len: u16,
+    /// Always 0.
+    pub reserved: u16,
+    /// Negative errno of the hash, 0 if there is a digest.
+    pub hash_error: i32,
+    /// Arguments of the execution (exec records).
+    pub argc: u32,
+    /// When, ns since boot (`CLOCK_BOOTTIME`).
+    pub time_ns: u64,
+    /// Start of the process, ns since boot.
+    pub start_ns: u64,
+    /// Thread-group id in the initial pid namespace.
+    pub tgid: u32,
+    /// Thread id in the initial pid namespace.
+    pub tid: u32,
+    /// Thread-group id in the process's own pid namespace.
+    pub ns_tgid: u32,
+    /// Real user id in the initial user namespace.
+    pub uid: u32,
+    /// Real group id in the initial user namespace.
+    pub gid: u32,
+    /// Login user id (`audit_set_loginuid`), 0xffffffff: unset.
+    pub login_uid: u32,
+    /// Audit session, 0xffffffff: unset.
+    pub session: u32,
+    /// Namespace inodes in the order of [`Ns`].
+    pub ns: [u32; NS_COUNT],
+    /// `prot` of the mapping as granted (map records).
+    pub prot: u32,
+    /// Sequence number of the mount namespace: unique for a boot, unlike its inode.
+    pub mnt_generation: u64,
+    /// Cgroup v2 id.
+    pub cgroup_id: u64,
+    /// `MAP_*` flags of the mapping (map records).
+    pub map_flags: u64,
+    /// The file that was mapped or executed.
+    pub file: FileId,
+    /// Its digest, `hash_algo` says how many bytes count.
+    pub digest: [u8; DIGEST_LEN],
+    /// Name of the thread, ended by NUL if shorter.
+    pub comm: [u8; COMM_LEN],
+    /// Parents, nearest first.
+    pub ancestors: [Ancestor; ANCESTORS],
+    /// Components of the cgroup path, nearest first, each ended by NUL.
+    pub cgroup: [u8; CGROUP_LEN],
+}
+
+/// Value of [`Header::hash_algo`] when there is no digest.
+pub const NO_HASH: u8 = 255;
+
+/// [`Kind::Map`] with a path of up to [`SHORT_PATH`].
+#[repr(C)]
+pub struct ShortMap {
+    /// Fixed part.
+    pub header: Header,
+    /// Path as the process sees it.
+    pub path: [u8; SHORT_PATH],
+}
+
+/// [`Kind::Map`] with a path of up to [`LONG_PATH`].
+#[repr(C)]
+pub struct LongMap {
+    /// Fixed part.
+    pub header: Header,
+    /// Path as the process sees it.
+    pub path: [u8; LONG_PATH],
+}
+
+/// [`Kind::Exec`] with a path of up to [`SHORT_PATH`].
+#[repr(C)]
+pub struct ShortExec {
+    /// Fixed part.
+    pub header: Header,
+    /// Path as the process sees it.
+    pub path: [u8; SHORT_PATH],
+    /// Argument strings, each ended by NUL.
+    pub args: [u8; ARGS_LEN],
+}
+
+/// [`Kind::Exec`] with a path of up to [`LONG_PATH`].
+#[repr(C)]
+pub struct LongExec {
+    /// Fixed part.
+    pub header: Header,
+    /// Path as the process sees it.
+    pub path: [u8; LONG_PATH],
+    /// Argument strings, each ended by NUL.
+    pub args: [u8; ARGS_LEN],
+}
+
+/// Why an event never reached the ring buffer: index into the per-CPU counters.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Loss {
+    /// No room for the record of a mapped file: a measurement is missing.
+    MapRingFull = 0,
+    /// No room for the record of an execution.
+    ExecRingFull = 1,
+}
+
+/// How many causes of loss there are.
+pub const LOSS_COUNT: usize = 2;
+
+impl Loss {
+    /// Every cause, in counter order.
+    pub const ALL: [Loss; LOSS_COUNT] = [Loss::MapRingFull, Loss::ExecRingFull];
+
+    /// The cause as entries and metrics name it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Loss::MapRingFull => "map-ring-full",
+            Loss::ExecRingFull => "exec-ring-full",
+        }
+    }
+}
+
+/// Alternatives that make a task a container's, at most.
+pub const MAX_CANDIDATES: usize = 8;
+
+/// Which tasks are measured; one element of the array map [`map::SCOPE`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Scope {
+    /// Namespaces of the host, in the order of [`Ns`].
+    pub host_ns: [u32; NS_COUNT],
+    /// A task is a container's if, for any of these masks, all namespaces
+    /// named in it differ from the host's; 0: unused.
+    pub candidates: [u32; MAX_CANDIDATES],
+    /// Not 0: every task is measured, the host's too.
+    pub measure_host: u32,
+    /// This process and its children are reported with [`flag::SELF_TEST`]; 0: nobody.
+    pub self_test_tgid: u32,
+}
+
+#[cfg(feature = "user")]
+#[allow(unsafe_code, reason = "aya asks for this promise")]
+// SAFETY: Scope is repr(C), made of u32 only, without padding; any bytes are a valid value.
+unsafe impl aya::Pod for Scope {}
+
+/// Names of the maps.
+pub mod map {
+    /// Ring buffer of records.
+    pub const EVENTS: &str = "EVENTS";
+    /// Per-CPU array of loss counters (u64), indexed by [`super::Loss`].
+    pub const LOSSES: &str = "LOSSES";
+    /// Array of one [`super::Scope`].
+    pub const SCOPE: &str = "SCOPE";
+}
+
+// The verifier and the reader both rely on these: no hidden padding, 8-byte steps.
+const _: () = {
+    assert!(size_of::<Header>() % 8 == 0);
+    assert!(
+        size_of::<Header>()
+            == 16
+                + 8
+                + 16
+                + 28
+                + 32
+                + 4
+                + 24
+                + size_of::<FileId>()
+                + DIGEST_LEN
+                + COMM_LEN
+                + ANCESTORS * size_of::<Ancestor>()
+                + CGROUP_LEN
+    );
+    assert!(size_of::<Scope>() == 4 * (NS_COUNT + MAX_CANDIDATES + 2));
+};

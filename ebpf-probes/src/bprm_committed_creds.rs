@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! `security_bprm_committed_creds`: an execution past its point of no return, with
+//! the new address space in place, so that the arguments can be read from its
+//! stack. Sleepable for that reason. Seen on 6.1 and 6.12.
+
+use aya_ebpf::{bindings::linux_binprm, macros::lsm, programs::LsmContext};
+
+use crate::{
+    file::File,
+    kernel::{OFF_BPRM_ARGC, OFF_BPRM_FILE, OFF_BPRM_P, Object, load},
+    record::{Event, What, emit},
+    scope,
+};
+
+/// `void bprm_committed_creds(struct linux_binprm *bprm)`
+#[lsm(hook = "bprm_committed_creds", sleepable)]
+pub fn bprm_committed_creds(ctx: LsmContext) -> i32 {
+    let Some(who) = scope::current() else {
+        return 0;
+    };
+    let bprm: Object = ctx.arg::<*const linux_binprm>(0).cast();
+    // SAFETY: loads from the hook's argument.
+    let (file, args, argc) = unsafe {
+        (
+            load(bprm, &OFF_BPRM_FILE),
+            load(bprm, &OFF_BPRM_P),
+            load(bprm, &OFF_BPRM_ARGC),
+        )
+    };
+    emit(&Event {
+        who: &who,
+        file: File::new(file),
+        what: What::Exec { args, argc },
+    });
+    0
+}

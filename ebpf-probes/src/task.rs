@@ -1,0 +1,230 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! The current task: who it is, where it lives, whose child it is.
+
+use aya_ebpf::helpers::{
+    bpf_get_current_cgroup_id, bpf_get_current_comm, bpf_get_current_pid_tgid,
+    bpf_get_current_uid_gid,
+    generated::{bpf_get_current_task_btf, bpf_probe_read_kernel, bpf_probe_read_kernel_str},
+};
+use cima_abi::{ANCESTORS, Ancestor, CGROUP_LEN, COMM_LEN, Header, NS_COUNT, Ns, flag};
+
+use crate::kernel::{
+    OFF_CGROUP_INUM, OFF_CGROUP_KN, OFF_CRED_USER_NS, OFF_CSS_SET_CGROUP, OFF_IPC_INUM,
+    OFF_KN_NAME, OFF_KN_PARENT, OFF_MNT_INUM, OFF_MNT_SEQ, OFF_NET_INUM, OFF_NSPROXY_CGROUP,
+    OFF_NSPROXY_IPC, OFF_NSPROXY_MNT, OFF_NSPROXY_NET, OFF_NSPROXY_TIME, OFF_NSPROXY_UTS,
+    OFF_PID_INUM, OFF_PID_LEVEL, OFF_PID_NUMBERS, OFF_TASK_CGROUPS, OFF_TASK_COMM, OFF_TASK_CRED,
+    OFF_TASK_GROUP_LEADER, OFF_TASK_LOGINUID, OFF_TASK_NSPROXY, OFF_TASK_REAL_PARENT,
+    OFF_TASK_SESSION, OFF_TASK_START, OFF_TASK_TGID, OFF_TASK_THREAD_PID, OFF_TIME_INUM,
+    OFF_UPID_NR, OFF_UPID_NS, OFF_USER_INUM, OFF_UTS_INUM, Object, SIZE_UPID, load, read,
+    read_pointer,
+};
+
+/// Cgroups are looked at up to this depth above the task's own.
+const CGROUP_DEPTH: usize = 8;
+/// Longest component kept of a cgroup path, NUL included; runtimes' are below 96.
+const CGROUP_COMPONENT: usize = 128;
+
+/// The current task.
+pub struct Task(Object);
+
+impl Task {
+    #[inline(always)]
+    pub fn current() -> Self {
+        // SAFETY: the helper takes no argument and never fails.
+        Self(unsafe { bpf_get_current_task_btf() }.cast_const().cast())
+    }
+
+    #[inline(always)]
+    pub fn object(&self) -> Object {
+        self.0
+    }
+
+    #[inline(always)]
+    pub fn tgid(&self) -> u32 {
+        (bpf_get_current_pid_tgid() >> 32) as u32
+    }
+
+    /// Inode of the mount namespace; 0 while the task exits.
+    #[inline(always)]
+    pub fn mount_namespace(&self) -> u32 {
+        // SAFETY: a chain of loads from the current task.
+        unsafe {
+            let nsproxy = load(self.0, &OFF_TASK_NSPROXY);
+            load(load(nsproxy, &OFF_NSPROXY_MNT), &OFF_MNT_INUM)
+        }
+    }
+
+    /// Inodes of all namespaces, in record order. The pid namespace is the one the
+    /// task lives in, not the one its children will (`nsproxy.pid_ns_for_children`).
+    #[inline(always)]
+    pub fn namespaces(&self) -> [u32; NS_COUNT] {
+        let mut ns = [0; NS_COUNT];
+        // SAFETY: chains of loads from the current task.
+        unsafe {
+            let nsproxy = load(self.0, &OFF_TASK_NSPROXY);
+            ns[Ns::Mnt as usize] = load(load(nsproxy, &OFF_NSPROXY_MNT), &OFF_MNT_INUM);
+            ns[Ns::Uts as usize] = load(load(nsproxy, &OFF_NSPROXY_UTS), &OFF_UTS_INUM);
+            ns[Ns::Net as usize] = load(load(nsproxy, &OFF_NSPROXY_NET), &OFF_NET_INUM);
+            ns[Ns::Ipc as usize] = load(load(nsproxy, &OFF_NSPROXY_IPC), &OFF_IPC_INUM);
+            ns[Ns::Cgroup as usize] = load(load(nsproxy, &OFF_NSPROXY_CGROUP), &OFF_CGROUP_INUM);
+            ns[Ns::Time as usize] = load(load(nsproxy, &OFF_NSPROXY_TIME), &OFF_TIME_INUM);
+            let cred = load(self.0, &OFF_TASK_CRED);
+            ns[Ns::User as usize] = load(load(cred, &OFF_CRED_USER_NS), &OFF_USER_INUM);
+        }
+        let pid_ns = read_pointer(self.upid(), OFF_UPID_NS.load());
+        ns[Ns::Pid as usize] = read(pid_ns, OFF_PID_INUM.load());
+        ns
+    }
+
+    /// The task's innermost `struct upid`.
+    #[inline(always)]
+    fn upid(&self) -> Object {
+        // SAFETY: a chain of loads from the current task.
+        let (pid, level): (Object, u32) = unsafe {
+            let pid = load(self.0, &OFF_TASK_THREAD_PID);
+            (pid, load(pid, &OFF_PID_LEVEL))
+        };
+        // `level` is a variable: from here on only the fault-safe helper may read.
+        let step = u64::from(level).wrapping_mul(SIZE_UPID.load());
+        pid_address(pid).wrapping_add((OFF_PID_NUMBERS.load().wrapping_add(step)) as usize)
+    }
+
+    /// Writes everything about the task into `header`.
+    ///
+    /// # Safety
+    /// `header` points into a reserved ring buffer record.
+    #[inline(always)]
+    pub unsafe fn describe(&self, header: *mut Header, ns: &[u32; NS_COUNT]) {
+        let ids = bpf_get_current_pid_tgid();
+        let users = bpf_get_current_uid_gid();
+        // SAFETY: plain stores into the record; loads from the current task.
+        unsafe {
+            (*header).tgid = (ids >> 32) as u32;
+            (*header).tid = ids as u32;
+            (*header).uid = users as u32;
+            (*header).gid = (users >> 32) as u32;
+            (*header).ns = *ns;
+            let leader = load(self.0, &OFF_TASK_GROUP_LEADER);
+            (*header).start_ns = load(leader, &OFF_TASK_START);
+            (*header).login_uid = load(self.0, &OFF_TASK_LOGINUID);
+            (*header).session = load(self.0, &OFF_TASK_SESSION);
+            let nsproxy = load(self.0, &OFF_TASK_NSPROXY);
+            (*header).mnt_generation = load(load(nsproxy, &OFF_NSPROXY_MNT), &OFF_MNT_SEQ);
+            (*header).cgroup_id = bpf_get_current_cgroup_id();
+            (*header).comm = bpf_get_current_comm().unwrap_or([0; COMM_LEN]);
+            (*header).ns_tgid = self.ns_tgid(leader);
+            self.ancestors(&raw mut (*header).ancestors);
+            self.cgroup_path(header);
+        }
+    }
+
+    /// Thread-group id in the task's own pid namespace.
+    #[inline(always)]
+    unsafe fn ns_tgid(&self, leader: Object) -> u32 {
+        // SAFETY: a chain of loads from the current task's leader.
+        let (pid, level): (Object, u32) = unsafe {
+            let pid = load(leader, &OFF_TASK_THREAD_PID);
+            (pid, load(pid, &OFF_PID_LEVEL))
+        };
+        let step = u64::from(level).wrapping_mul(SIZE_UPID.load());
+        let upid =
+            pid_address(pid).wrapping_add((OFF_PID_NUMBERS.load().wrapping_add(step)) as usize);
+        read(upid, OFF_UPID_NR.load())
+    }
+
+    /// Records the parents up to the initial task, which is its own parent.
+    #[inline(always)]
+    unsafe fn ancestors(&self, out: *mut [Ancestor; ANCESTORS]) {
+        let mut task = pid_address(self.0);
+        for i in 0..ANCESTORS {
+            let parent = read_pointer(task, OFF_TASK_REAL_PARENT.load());
+            let ended = parent.is_null() || parent == task;
+            let leader = if ended {
+                core::ptr::null()
+            } else {
+                read_pointer(parent, OFF_TASK_GROUP_LEADER.load())
+            };
+            // SAFETY: `i` is below the array's length; the stores stay in the record.
+            unsafe {
+                let slot = out.cast::<Ancestor>().add(i);
+                (*slot).reserved = 0;
+                if ended {
+                    (*slot).start_ns = 0;
+                    (*slot).tgid = 0;
+                    (*slot).comm = [0; COMM_LEN];
+                } else {
+                    (*slot).start_ns = read(leader, OFF_TASK_START.load());
+                    (*slot).tgid = read(parent, OFF_TASK_TGID.load());
+                    bpf_probe_read_kernel(
+                        (&raw mut (*slot).comm).cast(),
+                        COMM_LEN as u32,
+                        leader.wrapping_add(OFF_TASK_COMM.load() as usize).cast(),
+                    );
+                }
+            }
+            if !ended {
+                task = parent;
+            }
+        }
+    }
+
+    /// Records the names of the task's cgroup v2 and its parents, nearest first.
+    #[inline(always)]
+    unsafe fn cgroup_path(&self, header: *mut Header) {
+        // SAFETY: a chain of loads from the current task.
+        let mut node = pid_address(unsafe {
+            let set = load(self.0, &OFF_TASK_CGROUPS);
+            let cgroup = load(set, &OFF_CSS_SET_CGROUP);
+            load(cgroup, &OFF_CGROUP_KN)
+        });
+        let mut used: usize = 0;
+        let mut cut = false;
+        for _ in 0..CGROUP_DEPTH {
+            let parent = read_pointer(node, OFF_KN_PARENT.load());
+            if node.is_null() || parent.is_null() {
+                // The root has no parent, and its name is empty.
+                break;
+            }
+            if used > CGROUP_LEN - CGROUP_COMPONENT {
+                cut = true;
+                break;
+            }
+            // SAFETY: `used` leaves room for a whole component, as just checked.
+            let n = unsafe {
+                bpf_probe_read_kernel_str(
+                    (&raw mut (*header).cgroup).cast::<u8>().add(used).cast(),
+                    CGROUP_COMPONENT as u32,
+                    read_pointer(node, OFF_KN_NAME.load()).cast(),
+                )
+            };
+            if n < 0 || n > CGROUP_COMPONENT as i64 {
+                cut = true;
+                break;
+            }
+            used += n as usize;
+            node = parent;
+        }
+        if !cut && !node.is_null() && !read_pointer(node, OFF_KN_PARENT.load()).is_null() {
+            cut = true;
+        }
+        // SAFETY: plain stores into the record.
+        unsafe {
+            (*header).cgroup_len = used as u16;
+            if cut {
+                (*header).flags |= flag::CGROUP_TRUNCATED;
+            }
+        }
+    }
+}
+
+/// The address of a tracked object as a plain number, so that arithmetic the
+/// verifier could not follow on a typed pointer is allowed on it.
+#[inline(always)]
+fn pid_address(object: Object) -> Object {
+    let mut address = 0u64;
+    // SAFETY: copies the eight bytes of a pointer on our own stack.
+    unsafe {
+        bpf_probe_read_kernel((&raw mut address).cast(), 8, (&raw const object).cast());
+    }
+    address as Object
+}
