@@ -1,0 +1,18 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The agent: everything between the kernel's events and the TPM, and the readers
+//! of the list that results.
+//!
+//! Data goes one way: `probes` → `containers` → `measure` → `ledger` → `sink`.
+//! `daemon` wires them for the binary `cimad`; `cli` holds the subcommands of
+//! `cima`, which read lists and need no daemon. ARCHITECTURE.md draws it.
+
+pub mod cli;
+pub mod config;
+pub mod containers;
+pub mod daemon;
+pub mod exit;
+pub mod ledger;
+pub mod measure;
+pub mod preflight;
+pub mod probes;
+pub mod sink;

@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Policy events: name and payload of what a verifier can list in advance. No
+//! container id, no pid, no time: the same value on every node and at every boot.
+
+use std::fmt;
+
+use ima_log::Digest;
+
+use super::name::escape;
+
+/// Stands for the image in events of a container that no hook announced.
+const UNREGISTERED: &str = "unregistered";
+
+/// One policy event.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct PolicyEvent {
+    /// Name of the `ima-buf` entry.
+    pub name: String,
+    /// Its payload: text, so that no verifier takes it for a key.
+    pub payload: String,
+}
+
+/// Kinds of violations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Violation {
+    /// A file was mapped executable whose hash could not be taken.
+    Hash,
+    /// A file was mapped executable whose path could not be made.
+    Path,
+    /// Events were lost on their way from the kernel.
+    Loss,
+    /// List and PCR do not fit each other.
+    Chain,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Hash => "hash",
+            Self::Path => "path",
+            Self::Loss => "loss",
+            Self::Chain => "chain",
+        })
+    }
+}
+
+/// A part of the agent itself, measured before anything else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SelfPart {
+    /// The running `cimad`, hashed by the kernel.
+    Binary,
+    /// The probe object.
+    Probes,
+    /// Its configuration file.
+    Config,
+    /// The measurement policy in force.
+    Policy,
+}
+
+impl fmt::Display for SelfPart {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Binary => "binary",
+            Self::Probes => "probes",
+            Self::Config => "config",
+            Self::Policy => "policy",
+        })
+    }
+}
+
+impl PolicyEvent {
+    /// A file of an unregistered container, mapped executable.
+    pub fn exec(path: &[u8], digest: &Digest) -> Self {
+        Self {
+            name: format!("cima-exec:{UNREGISTERED}:{}", escape(path)),
+            payload: format!("v1;{digest}"),
+        }
+    }
+
+    /// Something that should not be.
+    pub fn violation(kind: Violation, path: &[u8], detail: &str) -> Self {
+        Self {
+            name: format!("cima-violation:{kind}:{UNREGISTERED}:{}", escape(path)),
+            payload: format!("v1;{kind};{}", escape(detail.as_bytes())),
+        }
+    }
+
+    /// A part of the agent.
+    pub fn agent(part: SelfPart, digest: &Digest) -> Self {
+        Self {
+            name: format!("cima-agent:{part}"),
+            payload: format!("v1;{digest}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ima_log::HashAlgorithm;
+
+    #[test]
+    fn names_and_payloads_are_the_documented_ones() {
+        let digest = HashAlgorithm::Sha256.digest(b"");
+        let hex = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+        let exec = PolicyEvent::exec(b"/usr/bin/a b", &digest);
+        assert_eq!(exec.name, "cima-exec:unregistered:/usr/bin/a%20b");
+        assert_eq!(exec.payload, format!("v1;sha256:{hex}"));
+        let violation = PolicyEvent::violation(Violation::Hash, b"/x", "errno=5");
+        assert_eq!(violation.name, "cima-violation:hash:unregistered:/x");
+        assert_eq!(violation.payload, "v1;hash;errno=5");
+        assert_eq!(
+            PolicyEvent::agent(SelfPart::Probes, &digest).name,
+            "cima-agent:probes"
+        );
+    }
+}

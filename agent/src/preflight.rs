@@ -1,0 +1,191 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What the host must have before anything is loaded, opened or written: looked at
+//! all at once, so that the operator mends all of it in one go. Changes nothing.
+
+use std::{fs, io, path::Path};
+
+use crate::{
+    config::{Config, SinkKind},
+    probes::VMLINUX,
+    sink::{PcrRefused, PcrSink, PcrWarning, SinkError, kernel_ima_entries, pcr_rule},
+};
+
+/// The oldest kernel whose hooks and helpers the probes were built for.
+const OLDEST: (u32, u32) = (6, 1);
+/// Active LSMs, comma-separated.
+const LSM: &str = "/sys/kernel/security/lsm";
+const BPFFS: &str = "/sys/fs/bpf";
+/// `include/uapi/linux/magic.h`.
+const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
+
+/// Something that the host lacks, with what mends it.
+#[derive(Debug, thiserror::Error)]
+pub enum Missing {
+    /// Not privileged.
+    #[error("cimad must run as root: it loads BPF programs and opens the TPM")]
+    Root,
+    /// Too old.
+    #[error("this kernel is {release}; cima needs Linux {major}.{minor} or newer", major = OLDEST.0, minor = OLDEST.1)]
+    Kernel {
+        /// `uname -r`.
+        release: String,
+    },
+    /// Attached programs would never be called.
+    #[error("`bpf` is not an active LSM ({0}): boot with the parameter lsm={0},bpf")]
+    BpfLsm(String),
+    /// The list of LSMs cannot be read.
+    #[error(
+        "cannot read {LSM}: {0}; mount securityfs: mount -t securityfs none /sys/kernel/security"
+    )]
+    Securityfs(#[source] io::Error),
+    /// No types.
+    #[error("{VMLINUX} is missing: cima needs a kernel built with CONFIG_DEBUG_INFO_BTF")]
+    Btf,
+    /// Where pinned objects live.
+    #[error("{BPFFS} is not a BPF file system: mount -t bpf bpf {BPFFS}")]
+    Bpffs,
+    /// A needed file.
+    #[error("cannot read {what} {path}: {source}")]
+    File {
+        /// Which.
+        what: &'static str,
+        /// Where.
+        path: String,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// The PCR is somebody else's.
+    #[error(transparent)]
+    Pcr(#[from] PcrRefused),
+    /// No TPM.
+    #[error(
+        "{0}; without a TPM only sink.kind = \"none\" works, and nothing vouches for the list then"
+    )]
+    Tpm(#[from] SinkError),
+}
+
+/// What was found.
+#[derive(Debug, Default)]
+pub struct Report {
+    /// What stands in the way; empty: the agent may start.
+    pub missing: Vec<Missing>,
+    /// What the operator should know.
+    pub warnings: Vec<String>,
+}
+
+/// Looks at everything that `config` needs.
+pub fn check(config: &Config) -> Report {
+    let mut report = Report::default();
+    let checks: [Result<(), Missing>; 6] = [
+        root(),
+        kernel(),
+        lsm(),
+        btf(),
+        bpffs(),
+        file("the probe object", &config.probes.object),
+    ];
+    report
+        .missing
+        .extend(checks.into_iter().filter_map(Result::err));
+    if config.sink.kind == SinkKind::Pcr {
+        match tpm(config) {
+            Ok(Some(warning)) => {
+                report
+                    .warnings
+                    .push(format!("PCR {} {warning}", config.sink.pcr));
+            }
+            Ok(None) => {}
+            Err(missing) => report.missing.push(missing),
+        }
+    } else {
+        report
+            .warnings
+            .push("sink.kind is \"none\": nothing vouches for the list".into());
+    }
+    report
+}
+
+fn root() -> Result<(), Missing> {
+    if rustix::process::geteuid().is_root() {
+        Ok(())
+    } else {
+        Err(Missing::Root)
+    }
+}
+
+fn kernel() -> Result<(), Missing> {
+    let uname = rustix::system::uname();
+    let release = uname.release().to_string_lossy();
+    if version(&release).is_some_and(|version| version >= OLDEST) {
+        return Ok(());
+    }
+    Err(Missing::Kernel {
+        release: release.into_owned(),
+    })
+}
+
+/// Major and minor of a release such as `6.1.0-47-amd64`.
+fn version(release: &str) -> Option<(u32, u32)> {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit());
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+}
+
+fn lsm() -> Result<(), Missing> {
+    let active = fs::read_to_string(LSM).map_err(Missing::Securityfs)?;
+    let active = active.trim();
+    if active.split(',').any(|lsm| lsm == "bpf") {
+        return Ok(());
+    }
+    // The parameter does not take `capability`, which is always there.
+    let others: Vec<_> = active
+        .split(',')
+        .filter(|lsm| *lsm != "capability")
+        .collect();
+    Err(Missing::BpfLsm(others.join(",")))
+}
+
+fn btf() -> Result<(), Missing> {
+    if Path::new(VMLINUX).exists() {
+        Ok(())
+    } else {
+        Err(Missing::Btf)
+    }
+}
+
+fn bpffs() -> Result<(), Missing> {
+    match rustix::fs::statfs(BPFFS) {
+        Ok(stat) if (stat.f_type as u64) & 0xffff_ffff == BPF_FS_MAGIC => Ok(()),
+        _ => Err(Missing::Bpffs),
+    }
+}
+
+fn file(what: &'static str, path: &Path) -> Result<(), Missing> {
+    fs::File::open(path)
+        .map(drop)
+        .map_err(|source| Missing::File {
+            what,
+            path: path.display().to_string(),
+            source,
+        })
+}
+
+fn tpm(config: &Config) -> Result<Option<PcrWarning>, Missing> {
+    let warning = pcr_rule(config.sink.pcr, kernel_ima_entries())?;
+    PcrSink::open(&config.sink.tpm, config.sink.pcr)?;
+    Ok(warning)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kernels_are_compared_as_numbers() {
+        assert_eq!(version("6.1.0-47-amd64"), Some((6, 1)));
+        assert_eq!(version("6.12.117+deb12-amd64"), Some((6, 12)));
+        assert_eq!(version("10.0-rc1"), Some((10, 0)));
+        assert_eq!(version("linux"), None);
+        assert!(version("5.10.0").unwrap() < OLDEST && version("6.12").unwrap() > OLDEST);
+    }
+}

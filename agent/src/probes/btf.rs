@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Where the running kernel keeps the fields that the probes read: each row of
+//! `cima_abi::offsets` resolved in `/sys/kernel/btf/vmlinux`. A row without an
+//! answer stops the agent: a probe never reads from a guessed place.
+
+use std::collections::BTreeMap;
+
+use cima_abi::offsets::{Offset, SIZE_UPID, TABLE};
+use libbpf_rs::btf::{
+    Btf,
+    types::{Composite, MemberAttr, Struct},
+};
+
+/// The kernel's types, as a file (Linux ≥ 5.4 with `CONFIG_DEBUG_INFO_BTF`).
+pub const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
+
+/// Why the kernel's structures could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum BtfError {
+    /// No usable BTF.
+    #[error(
+        "the kernel's type information at {VMLINUX} cannot be read: {0}; cima needs a kernel built with CONFIG_DEBUG_INFO_BTF"
+    )]
+    Unreadable(#[source] libbpf_rs::Error),
+    /// A field that this version of the probes does not know how to find.
+    #[error(
+        "this kernel has no {wanted} in its type information, so the probes cannot read it; this kernel is not supported yet"
+    )]
+    Missing {
+        /// The alternatives that were looked for.
+        wanted: String,
+    },
+}
+
+/// Values for the probes' read-only globals.
+#[derive(Debug)]
+pub struct Offsets(BTreeMap<&'static str, u64>);
+
+impl Offsets {
+    /// Resolves every row in the running kernel's BTF.
+    ///
+    /// # Errors
+    /// No BTF, or a field that this kernel does not have.
+    pub fn from_running_kernel() -> Result<Self, BtfError> {
+        let btf = Btf::from_path(VMLINUX).map_err(BtfError::Unreadable)?;
+        Self::resolve(&btf, TABLE)
+    }
+
+    fn resolve(btf: &Btf<'_>, table: &'static [Offset]) -> Result<Self, BtfError> {
+        let mut offsets = BTreeMap::new();
+        for row in table {
+            let offset = row
+                .alternatives
+                .iter()
+                .find_map(|(name, path)| field(btf, name, path))
+                .ok_or_else(|| BtfError::Missing {
+                    wanted: row_name(row),
+                })?;
+            offsets.insert(row.global, offset);
+        }
+        let upid: Struct<'_> = btf.type_by_name("upid").ok_or_else(|| BtfError::Missing {
+            wanted: "struct upid".into(),
+        })?;
+        let size = libbpf_rs::btf::HasSize::size(&upid);
+        offsets.insert(SIZE_UPID, size as u64);
+        Ok(Self(offsets))
+    }
+
+    /// Each global's name and value.
+    pub fn iter(&self) -> impl Iterator<Item = (&'static str, &u64)> {
+        self.0.iter().map(|(name, value)| (*name, value))
+    }
+}
+
+fn row_name(row: &Offset) -> String {
+    let names: Vec<_> = row
+        .alternatives
+        .iter()
+        .map(|(s, f)| format!("{s}.{f}"))
+        .collect();
+    names.join(" or ")
+}
+
+/// Offset in bytes of `path` (fields of embedded structs, dot-separated) in struct `name`.
+fn field(btf: &Btf<'_>, name: &str, path: &str) -> Option<u64> {
+    let root: Struct<'_> = btf.type_by_name(name)?;
+    let mut composite = Composite::from(root);
+    let mut bits = 0;
+    let mut steps = path.split('.').peekable();
+    while let Some(step) = steps.next() {
+        let (offset, next) = member(btf, &composite, step)?;
+        bits += offset;
+        if steps.peek().is_some() {
+            composite = next?;
+        }
+    }
+    (bits % 8 == 0).then_some(bits / 8)
+}
+
+/// Bit offset of a member and its type if it is a struct or union; looks through anonymous ones.
+fn member<'btf>(
+    btf: &'btf Btf<'_>,
+    composite: &Composite<'btf>,
+    wanted: &str,
+) -> Option<(u64, Option<Composite<'btf>>)> {
+    for index in 0..composite.len() {
+        let field = composite.get(index)?;
+        let MemberAttr::Normal { offset } = field.attr else {
+            continue;
+        };
+        let inner = || {
+            let ty = btf.type_by_id::<libbpf_rs::btf::BtfType<'_>>(field.ty)?;
+            Composite::try_from(ty.skip_mods_and_typedefs()).ok()
+        };
+        match field.name {
+            Some(name) if name == wanted => return Some((u64::from(offset), inner())),
+            // An empty name is an anonymous member, too.
+            Some(name) if !name.is_empty() => {}
+            _ => {
+                if let Some(found) = inner().and_then(|inner| member(btf, &inner, wanted)) {
+                    return Some((u64::from(offset) + found.0, found.1));
+                }
+            }
+        }
+    }
+    None
+}

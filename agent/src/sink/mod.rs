@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Where entries are anchored. The only room that touches a PCR; called by `ledger`
+//! alone, which has put the entry on disk before. A sink says which banks it has,
+//! what they hold, and extends one entry at a time into all of them.
+
+mod none;
+mod pcr;
+mod rules;
+
+pub use none::NoSink;
+pub use pcr::PcrSink;
+pub use rules::{PcrRefused, PcrWarning, kernel_ima_entries, pcr_rule};
+
+use ima_log::{Digest, Entry};
+
+/// Why an anchor is out of reach.
+#[derive(Debug, thiserror::Error)]
+pub enum SinkError {
+    /// No conversation with the TPM.
+    #[error("the TPM at {tcti} does not answer: {source}")]
+    Unreachable {
+        /// Connection as configured.
+        tcti: String,
+        /// The TPM software stack's reason.
+        #[source]
+        source: tss_esapi::Error,
+    },
+    /// A connection text that the stack does not know.
+    #[error(
+        "`{tcti}` is not a TPM connection (device:/dev/tpmrm0, swtpm:host=…,port=…, tabrmd:): {source}"
+    )]
+    BadTcti {
+        /// As configured.
+        tcti: String,
+        /// The stack's reason.
+        #[source]
+        source: tss_esapi::Error,
+    },
+    /// The TPM answered with an error.
+    #[error("the TPM refused to {action} PCR {pcr}: {source}")]
+    Tpm {
+        /// What was asked.
+        action: &'static str,
+        /// Of which PCR.
+        pcr: u32,
+        /// The response code.
+        #[source]
+        source: tss_esapi::Error,
+    },
+    /// No bank has the PCR.
+    #[error("no PCR bank of the TPM has PCR {0}: allocate one (tpm2_pcrallocate) and reboot")]
+    NoBank(u32),
+    /// A bank that would be left behind, open to a forged history.
+    #[error(
+        "the TPM's {0} bank is allocated but cima cannot extend it: deallocate it (tpm2_pcrallocate) and reboot"
+    )]
+    UnknownBank(String),
+}
+
+/// An anchor for entries.
+pub trait Sink: Send {
+    /// The PCR entries go to; `None`: nothing anchors them.
+    fn pcr(&self) -> Option<u32>;
+
+    /// The PCR's value in every allocated bank, in the banks' order; empty: not anchored.
+    ///
+    /// # Errors
+    /// The TPM does not answer.
+    fn read(&mut self) -> Result<Vec<Digest>, SinkError>;
+
+    /// Extends every allocated bank with that bank's own hash of the entry.
+    ///
+    /// # Errors
+    /// The TPM does not answer. Whether it extended is then unknown: [`Sink::read`] tells.
+    fn extend(&mut self, entry: &Entry) -> Result<(), SinkError>;
+
+    /// Builds the connection anew after an error.
+    ///
+    /// # Errors
+    /// Still no answer.
+    fn reopen(&mut self) -> Result<(), SinkError>;
+}

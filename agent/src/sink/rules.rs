@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Which PCR may carry the list: who else extends it, and who can take it back.
+
+use std::fs;
+
+/// Entries of the kernel's own IMA list, if it keeps one.
+const IMA_COUNT: &str = "/sys/kernel/security/ima/runtime_measurements_count";
+
+/// Why a PCR is refused.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum PcrRefused {
+    /// No such PCR.
+    #[error("PCR {0} does not exist: a TPM has PCRs 0 to 23")]
+    Unknown(u32),
+    /// The kernel extends it.
+    #[error(
+        "PCR 10 is extended by the kernel's own IMA ({0} entries so far): two writers would make both lists useless; use another PCR (13 is the default)"
+    )]
+    KernelIma(u64),
+    /// Locality above the operating system's.
+    #[error(
+        "PCR {0} belongs to a dynamic launch (DRTM) and cannot be extended from here; use another PCR (13 is the default)"
+    )]
+    DynamicLaunch(u32),
+}
+
+/// Why a PCR is a questionable choice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PcrWarning {
+    /// Replayed by verifiers from the firmware's event log.
+    MeasuredBoot,
+    /// Extended by systemd.
+    Systemd,
+    /// Can be set back.
+    Resettable,
+}
+
+impl std::fmt::Display for PcrWarning {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::MeasuredBoot => {
+                "belongs to measured boot: verifiers replay it from the firmware's log and will not find these entries there"
+            }
+            Self::Systemd => "is also extended by systemd: the list alone will not replay to it",
+            Self::Resettable => "can be reset by anyone with access to the TPM: good for tests only",
+        })
+    }
+}
+
+/// Judges a PCR; `kernel_ima` is the number of entries in the kernel's list.
+///
+/// # Errors
+/// See [`PcrRefused`].
+pub fn pcr_rule(pcr: u32, kernel_ima: Option<u64>) -> Result<Option<PcrWarning>, PcrRefused> {
+    match (pcr, kernel_ima) {
+        (0..=9 | 14, _) => Ok(Some(PcrWarning::MeasuredBoot)),
+        (10, Some(entries)) if entries > 0 => Err(PcrRefused::KernelIma(entries)),
+        (10 | 13, _) => Ok(None),
+        (11 | 12 | 15, _) => Ok(Some(PcrWarning::Systemd)),
+        (16 | 23, _) => Ok(Some(PcrWarning::Resettable)),
+        (17..=22, _) => Err(PcrRefused::DynamicLaunch(pcr)),
+        _ => Err(PcrRefused::Unknown(pcr)),
+    }
+}
+
+/// How many entries the kernel's IMA has listed since boot; `None`: it keeps no list.
+pub fn kernel_ima_entries() -> Option<u64> {
+    fs::read_to_string(IMA_COUNT).ok()?.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_pcr_is_judged_as_documented() {
+        use PcrWarning::{MeasuredBoot, Resettable, Systemd};
+        for pcr in [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 14] {
+            assert_eq!(pcr_rule(pcr, Some(1)), Ok(Some(MeasuredBoot)), "{pcr}");
+        }
+        for pcr in [11, 12, 15] {
+            assert_eq!(pcr_rule(pcr, None), Ok(Some(Systemd)), "{pcr}");
+        }
+        for pcr in [16, 23] {
+            assert_eq!(pcr_rule(pcr, None), Ok(Some(Resettable)), "{pcr}");
+        }
+        for pcr in 17..=22 {
+            assert_eq!(pcr_rule(pcr, None), Err(PcrRefused::DynamicLaunch(pcr)));
+        }
+        assert_eq!(pcr_rule(13, Some(9)), Ok(None));
+        assert_eq!(pcr_rule(24, None), Err(PcrRefused::Unknown(24)));
+    }
+
+    #[test]
+    fn pcr_10_is_ours_only_while_the_kernel_leaves_it_alone() {
+        assert_eq!(pcr_rule(10, Some(1)), Err(PcrRefused::KernelIma(1)));
+        assert_eq!(pcr_rule(10, Some(0)), Ok(None));
+        assert_eq!(pcr_rule(10, None), Ok(None));
+    }
+}
