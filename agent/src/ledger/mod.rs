@@ -15,6 +15,9 @@ mod recovery;
 mod segment;
 mod writer;
 
+#[cfg(test)]
+mod tests;
+
 use std::{
     collections::HashSet,
     io,

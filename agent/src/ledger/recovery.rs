@@ -104,7 +104,12 @@ impl Ledger {
             }
             for record in BinaryReader::new(segment.reader(end)?, FORMAT) {
                 match record {
-                    Ok((_, entry)) => self.reread(&entry),
+                    Ok((_, entry)) => {
+                        if self.reread(&entry) {
+                            // A break before this segment is on record in it.
+                            problem = None;
+                        }
+                    }
                     Err(error) => {
                         problem.get_or_insert(format!("segment {number}: {error}"));
                     }
@@ -120,12 +125,15 @@ impl Ledger {
         Ok(self.fit(held))
     }
 
-    fn reread(&mut self, entry: &Entry) {
-        if let Some(start) = segment_start(entry) {
-            self.replay = self.empty_replay(&start);
+    /// Takes an entry of the list; true if it begins the chain anew.
+    fn reread(&mut self, entry: &Entry) -> bool {
+        let start = segment_start(entry);
+        if let Some(start) = &start {
+            self.replay = self.empty_replay(start);
         }
         self.replay.extend(entry);
         self.note(entry);
+        start.is_some()
     }
 
     /// Replays with none, one, … all pending entries: exactly one fits, or none does.
