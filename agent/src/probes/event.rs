@@ -254,3 +254,119 @@ fn cgroup_path(header: &Header) -> Vec<u8> {
     }
     path
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cima_abi::{ARGS_LEN, SHORT_PATH};
+    use proptest::prelude::*;
+
+    /// Offsets of fields in a record, as the layout of `Header` gives them.
+    const KIND: usize = 2;
+    const HASH_ALGO: usize = 3;
+    const FLAGS: usize = 4;
+    const PATH_CAP: usize = 6;
+    const PATH_LEN: usize = 8;
+    const ARGS_LEN_AT: usize = 10;
+    const ARGC: usize = 20;
+
+    fn put(record: &mut [u8], at: usize, value: u16) {
+        record[at..at + 2].copy_from_slice(&value.to_ne_bytes());
+    }
+
+    /// A record of `kind` with this path and these argument bytes.
+    fn record(kind: Kind, path: &[u8], args: &[u8], argc: u16) -> Vec<u8> {
+        let header = size_of::<Header>();
+        let mut record = vec![0; header + SHORT_PATH + ARGS_LEN];
+        put(&mut record, 0, ABI_VERSION);
+        record[KIND] = kind as u8;
+        record[HASH_ALGO] = 4;
+        put(&mut record, PATH_CAP, u16::try_from(SHORT_PATH).unwrap());
+        put(&mut record, PATH_LEN, u16::try_from(path.len()).unwrap());
+        put(&mut record, ARGS_LEN_AT, u16::try_from(args.len()).unwrap());
+        put(&mut record, ARGC, argc);
+        record[header..header + path.len()].copy_from_slice(path);
+        let args_at = header + SHORT_PATH;
+        record[args_at..args_at + args.len()].copy_from_slice(args);
+        record
+    }
+
+    fn args_of(record: &[u8]) -> (Vec<Vec<u8>>, bool) {
+        match Event::parse(record).unwrap().what {
+            What::Exec { args, truncated, .. } => (args, truncated),
+            What::Map { .. } => panic!("it is an execution"),
+        }
+    }
+
+    #[test]
+    fn arguments_end_where_the_environment_begins() {
+        let cases: [(&[u8], u16, &[&[u8]], bool); 5] = [
+            (b"ls\0-l\0PATH=/bin\0", 2, &[b"ls", b"-l"], false),
+            (b"ls\0\0HOME=/\0", 2, &[b"ls", b""], false),
+            (b"ls\0long argu", 2, &[b"ls", b"long argu"], true),
+            (b"ls\0", 2, &[b"ls"], true),
+            (b"", 0, &[], false),
+        ];
+        for (bytes, argc, expected, truncated) in cases {
+            let (args, cut) = args_of(&record(Kind::Exec, b"/bin/ls", bytes, argc));
+            assert_eq!((args.as_slice(), cut), (expected.iter().map(|a| a.to_vec()).collect::<Vec<_>>().as_slice(), truncated), "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn a_record_is_refused_for_its_version_kind_or_length() {
+        let good = record(Kind::Map, b"/bin/ls", b"", 0);
+        assert!(Event::parse(&good).is_ok());
+        let mut other = good.clone();
+        put(&mut other, 0, ABI_VERSION + 1);
+        assert_eq!(Event::parse(&other).unwrap_err(), EventError::Version { found: ABI_VERSION + 1 });
+        let mut other = good.clone();
+        other[KIND] = 9;
+        assert_eq!(Event::parse(&other).unwrap_err(), EventError::Kind(9));
+        let short = &good[..size_of::<Header>() + 3];
+        assert_eq!(Event::parse(short).unwrap_err(), EventError::Short { len: short.len() });
+    }
+
+    #[test]
+    fn only_hashes_of_sha256_and_better_are_digests() {
+        let hash_of = |algorithm: u8| {
+            let mut bytes = record(Kind::Map, b"/x", b"", 0);
+            bytes[HASH_ALGO] = algorithm;
+            match Event::parse(&bytes).unwrap().what {
+                What::Map { hash, .. } => hash,
+                What::Exec { .. } => panic!("it is a mapping"),
+            }
+        };
+        assert!(matches!(hash_of(4), Hash::Digest(d) if d.algorithm() == HashAlgorithm::Sha256));
+        assert!(matches!(hash_of(6), Hash::Digest(d) if d.algorithm() == HashAlgorithm::Sha512));
+        assert_eq!(hash_of(2), Hash::Unusable(2), "SHA-1");
+        assert_eq!(hash_of(NO_HASH), Hash::Failed(0));
+    }
+
+    #[test]
+    fn the_cgroup_path_is_turned_round_and_says_when_it_is_cut() {
+        let mut header = Header::read_from_prefix(&record(Kind::Map, b"", b"", 0)).unwrap().0;
+        let components = b"container\0libpod-1\0";
+        header.cgroup[..components.len()].copy_from_slice(components);
+        header.cgroup_len = u16::try_from(components.len()).unwrap();
+        assert_eq!(cgroup_path(&header), b"/libpod-1/container");
+        header.flags |= flag::CGROUP_TRUNCATED;
+        assert_eq!(cgroup_path(&header), "…/libpod-1/container".as_bytes());
+        header.cgroup_len = 0;
+        header.flags = 0;
+        assert_eq!(cgroup_path(&header), b"/");
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(mut bytes in proptest::collection::vec(any::<u8>(), 0..4000), path_cap: u16) {
+            let _ = Event::parse(&bytes);
+            if bytes.len() > FLAGS + 4 {
+                put(&mut bytes, 0, ABI_VERSION);
+                bytes[KIND] = bytes[KIND] % 2 + 1;
+                put(&mut bytes, PATH_CAP, path_cap % 600);
+                let _ = Event::parse(&bytes);
+            }
+        }
+    }
+}
