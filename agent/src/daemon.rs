@@ -297,7 +297,7 @@ impl Daemon {
         policy_events: Vec<PolicyEvent>,
         context: Option<proto::context_event::What>,
     ) -> Result<(), DaemonError> {
-        let context = context.map(|what| ContextEvent::of_agent(boot_time_ns(), what));
+        let context = context.map(|what| Box::new(ContextEvent::of_agent(boot_time_ns(), what)));
         self.send(Message::Agent {
             policy_events,
             context,

@@ -34,7 +34,7 @@ pub enum Message {
         /// For the verifier's policy.
         policy_events: Vec<PolicyEvent>,
         /// For the responder.
-        context: Option<ContextEvent>,
+        context: Option<Box<ContextEvent>>,
     },
 }
 
@@ -107,7 +107,7 @@ fn group(messages: impl Iterator<Item = Message>) -> (Vec<PolicyEvent>, Batch) {
             Message::Agent {
                 policy_events,
                 context,
-            } => (policy_events, context),
+            } => (policy_events, context.map(|context| *context)),
         };
         events.extend(policy_events);
         if let Some(context) = context {

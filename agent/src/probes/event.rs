@@ -293,14 +293,17 @@ mod tests {
 
     fn args_of(record: &[u8]) -> (Vec<Vec<u8>>, bool) {
         match Event::parse(record).unwrap().what {
-            What::Exec { args, truncated, .. } => (args, truncated),
+            What::Exec {
+                args, truncated, ..
+            } => (args, truncated),
             What::Map { .. } => panic!("it is an execution"),
         }
     }
 
     #[test]
     fn arguments_end_where_the_environment_begins() {
-        let cases: [(&[u8], u16, &[&[u8]], bool); 5] = [
+        type Case = (&'static [u8], u16, &'static [&'static [u8]], bool);
+        let cases: [Case; 5] = [
             (b"ls\0-l\0PATH=/bin\0", 2, &[b"ls", b"-l"], false),
             (b"ls\0\0HOME=/\0", 2, &[b"ls", b""], false),
             (b"ls\0long argu", 2, &[b"ls", b"long argu"], true),
@@ -309,7 +312,8 @@ mod tests {
         ];
         for (bytes, argc, expected, truncated) in cases {
             let (args, cut) = args_of(&record(Kind::Exec, b"/bin/ls", bytes, argc));
-            assert_eq!((args.as_slice(), cut), (expected.iter().map(|a| a.to_vec()).collect::<Vec<_>>().as_slice(), truncated), "{bytes:?}");
+            assert_eq!(args, expected, "{bytes:?}");
+            assert_eq!(cut, truncated, "{bytes:?}");
         }
     }
 
@@ -319,12 +323,20 @@ mod tests {
         assert!(Event::parse(&good).is_ok());
         let mut other = good.clone();
         put(&mut other, 0, ABI_VERSION + 1);
-        assert_eq!(Event::parse(&other).unwrap_err(), EventError::Version { found: ABI_VERSION + 1 });
+        assert_eq!(
+            Event::parse(&other).unwrap_err(),
+            EventError::Version {
+                found: ABI_VERSION + 1
+            }
+        );
         let mut other = good.clone();
         other[KIND] = 9;
         assert_eq!(Event::parse(&other).unwrap_err(), EventError::Kind(9));
         let short = &good[..size_of::<Header>() + 3];
-        assert_eq!(Event::parse(short).unwrap_err(), EventError::Short { len: short.len() });
+        assert_eq!(
+            Event::parse(short).unwrap_err(),
+            EventError::Short { len: short.len() }
+        );
     }
 
     #[test]
@@ -345,7 +357,9 @@ mod tests {
 
     #[test]
     fn the_cgroup_path_is_turned_round_and_says_when_it_is_cut() {
-        let mut header = Header::read_from_prefix(&record(Kind::Map, b"", b"", 0)).unwrap().0;
+        let mut header = Header::read_from_prefix(&record(Kind::Map, b"", b"", 0))
+            .unwrap()
+            .0;
         let components = b"container\0libpod-1\0";
         header.cgroup[..components.len()].copy_from_slice(components);
         header.cgroup_len = u16::try_from(components.len()).unwrap();

@@ -141,6 +141,10 @@ async fn collect(probes: &mut Probes, pid: u32) -> Result<Collected, SelfTestErr
     }
 }
 
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "a list of comparisons reads better without ampersands"
+)]
 fn same<T: PartialEq + std::fmt::Debug>(
     what: &'static str,
     seen: T,

@@ -320,7 +320,7 @@ pub mod map {
 
 // The verifier and the reader both rely on these: no hidden padding, 8-byte steps.
 const _: () = {
-    assert!(size_of::<Header>() % 8 == 0);
+    assert!(size_of::<Header>().is_multiple_of(8));
     assert!(
         size_of::<Header>()
             == 16

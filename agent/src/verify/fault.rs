@@ -1,0 +1,241 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What makes a verdict negative, and where in the list it is.
+
+use std::fmt;
+
+use ima_log::{CheckError, Digest, EscapedName};
+
+/// Bytes of a name that are shown: a list may claim names of megabytes.
+const SHOWN: usize = 200;
+
+/// Where an entry stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// Entries before it, in the whole list.
+    pub index: u64,
+    /// Where its record begins, in bytes, in the file that holds it.
+    pub offset: u64,
+    /// The segment that holds it, if the list is a ledger's.
+    pub segment: Option<u32>,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            index,
+            offset,
+            segment,
+        } = self;
+        match segment {
+            Some(segment) => write!(f, "entry {index}, at byte {offset} of segment {segment}"),
+            None => write!(f, "entry {index}, at byte {offset}"),
+        }
+    }
+}
+
+/// An entry, as a sentence names it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Located {
+    /// Where.
+    pub place: Place,
+    /// Its name: printable ASCII, cut if it is very long; `?` if it cannot be read.
+    pub name: String,
+}
+
+impl Located {
+    pub(super) fn new(place: Place, name: Option<&[u8]>) -> Self {
+        let name = match name {
+            Some(name) if name.len() > SHOWN => format!("{}...", EscapedName(&name[..SHOWN])),
+            Some(name) => EscapedName(name).to_string(),
+            None => "?".to_owned(),
+        };
+        Self { place, name }
+    }
+}
+
+impl fmt::Display for Located {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.place, self.name)
+    }
+}
+
+/// One reason for a negative verdict.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    /// The first entry with this fault; `None` if it is the whole list's.
+    pub at: Option<Located>,
+    /// What is wrong.
+    pub kind: FaultKind,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.at {
+            Some(at) => write!(f, "{at}: {}", self.kind),
+            None => self.kind.fmt(f),
+        }
+    }
+}
+
+/// What is wrong. The sentences go on from the entry's name, or stand alone.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum FaultKind {
+    /// No entry at all.
+    #[error("the list is empty: it says nothing that a PCR could confirm")]
+    Empty,
+    /// The entry is not consistent with itself.
+    #[error("{0}")]
+    Entry(CheckError),
+    /// The entry cannot be judged.
+    #[error("{0}")]
+    Undecided(CheckError),
+    /// A cima list with another template.
+    #[error("its template is {0}, and cima writes ima-buf only (no hash covers a template's name)")]
+    Template(String),
+    /// An IMA violation in a cima list.
+    #[error("it is marked as an IMA violation, so that no hash covers what it says")]
+    Unbound,
+    /// A cima list with entries for two PCRs, or for another than it says.
+    #[error("it extends PCR {found}, but the list is anchored in PCR {expected}")]
+    Pcr {
+        /// The PCR of the list.
+        expected: u32,
+        /// The entry's.
+        found: u32,
+    },
+    /// An entry for a PCR that no value was given of.
+    #[error("no value of PCR {0} was given, so nothing vouches for it")]
+    Uncovered(u32),
+    /// A cima list, or what should be one, that begins otherwise.
+    #[error(
+        "a cima list begins with batch 0 and its Start event, this one does not: its beginning is missing"
+    )]
+    NoStart,
+    /// A `cima-ctx` entry without a readable batch.
+    #[error("it should carry a batch of events, but its payload or its name is not one")]
+    NoBatch,
+    /// Name and payload disagree.
+    #[error("its name says batch {name}, its payload batch {payload}")]
+    BatchNumber {
+        /// In the name.
+        name: u64,
+        /// In the payload.
+        payload: u64,
+    },
+    /// A gap or a repetition.
+    #[error("{}", order(*expected, *found))]
+    BatchOrder {
+        /// What should come here.
+        expected: u64,
+        /// What does.
+        found: u64,
+    },
+    /// The list says that its PCR was not at its power-on value.
+    #[error(
+        "the list claims that PCR {pcr} held {value} before its first entry, but a PCR starts from its power-on value: what was extended before is unknown (--trust-start takes the claim)"
+    )]
+    StartValue {
+        /// The PCR.
+        pcr: u32,
+        /// The first value that is not the one at power-on.
+        value: Box<Digest>,
+    },
+    /// A restart recorded another PCR value than the list gives.
+    #[error(
+        "the agent was started here and found {recorded} in the PCR, but the list up to here gives {replayed}: an entry before it is altered, added or missing"
+    )]
+    Checkpoint {
+        /// In the Start event.
+        recorded: Box<Digest>,
+        /// By the list.
+        replayed: Box<Digest>,
+    },
+    /// Start events of two boots.
+    #[error("it starts boot {found}, but the list is of boot {expected}")]
+    Boot {
+        /// In the first Start event.
+        expected: String,
+        /// Here.
+        found: String,
+    },
+    /// The agent found list and PCR apart and began anew.
+    #[error(
+        "the chain is broken here: the agent found that list and PCR did not fit and began a new segment; what lies between is unknown"
+    )]
+    ChainBroken,
+    /// The violation that goes with it.
+    #[error("the agent recorded that list and PCR did not fit: {0}")]
+    ChainViolation(String),
+    /// The list says that nothing anchors it, and no values were given.
+    #[error("not anchored: nothing vouches for this list")]
+    NotAnchored,
+    /// The PCR holds a beginning of the list.
+    #[error("{}", prefix(*held, *entries, name))]
+    NotExtended {
+        /// Entries the PCR holds.
+        held: u64,
+        /// Entries of the list.
+        entries: u64,
+        /// Name of the first that it does not hold.
+        name: String,
+    },
+    /// The PCR holds no beginning of the list.
+    #[error("the list does not replay to the PCR: altered, reordered, or entries are missing")]
+    NoReplay,
+}
+
+impl FaultKind {
+    /// A word for programs.
+    #[must_use]
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Empty => "empty",
+            Self::Entry(_) => "entry",
+            Self::Undecided(_) => "undecided",
+            Self::Template(_) => "template",
+            Self::Unbound => "unbound",
+            Self::Pcr { .. } => "pcr",
+            Self::Uncovered(_) => "uncovered",
+            Self::NoStart => "no-start",
+            Self::NoBatch => "no-batch",
+            Self::BatchNumber { .. } => "batch-number",
+            Self::BatchOrder { .. } => "batch-order",
+            Self::StartValue { .. } => "start-value",
+            Self::Checkpoint { .. } => "checkpoint",
+            Self::Boot { .. } => "boot",
+            Self::ChainBroken => "chain-broken",
+            Self::ChainViolation(_) => "chain-violation",
+            Self::NotAnchored => "not-anchored",
+            Self::NotExtended { .. } => "not-extended",
+            Self::NoReplay => "no-replay",
+        }
+    }
+
+    /// Whether it is about the list as a whole, rather than one entry of it.
+    #[must_use]
+    pub fn is_of_list(&self) -> bool {
+        matches!(
+            self,
+            Self::Empty | Self::NotAnchored | Self::NotExtended { .. } | Self::NoReplay
+        )
+    }
+}
+
+fn order(expected: u64, found: u64) -> String {
+    let what = if found > expected {
+        "entries before it are missing or stand elsewhere"
+    } else {
+        "it was moved or repeated"
+    };
+    format!("it is batch {found} where batch {expected} belongs: {what}")
+}
+
+fn prefix(held: u64, entries: u64, name: &str) -> String {
+    let beginning = if held == 0 {
+        format!("the PCR holds none of the {entries} entries")
+    } else {
+        format!("the PCR holds the first {held} of {entries} entries")
+    };
+    format!("{beginning}; entry {held} ({name}) is the first that was never extended")
+}
