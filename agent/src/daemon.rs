@@ -215,6 +215,8 @@ impl Daemon {
 
     /// What is still in the ring buffer, the last losses, and a farewell.
     async fn drain(&mut self) -> Result<(), DaemonError> {
+        // Without this a busy container could keep the agent from ever ending.
+        self.probes.silence()?;
         loop {
             let events = self.probes.take_waiting(READ);
             if events.is_empty() {

@@ -36,6 +36,9 @@ struct Args {
     /// Only look whether everything is there
     #[arg(long)]
     check: bool,
+    /// With --check: one JSON object instead of lines
+    #[arg(long, requires = "check")]
+    json: bool,
     /// Print a completion script for a shell
     #[arg(long, value_name = "SHELL", exclusive = true)]
     completions: Option<Shell>,
@@ -53,7 +56,7 @@ fn run(args: &Args) -> Result<Outcome, Box<dyn Error>> {
     log_to_stderr();
     let (config, bytes) = Config::read(&args.config)?;
     if args.check {
-        return Ok(check(&config));
+        return Ok(check(&config, args.json));
     }
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -63,8 +66,14 @@ fn run(args: &Args) -> Result<Outcome, Box<dyn Error>> {
     Ok(Outcome::Good)
 }
 
-fn check(config: &Config) -> Outcome {
+fn check(config: &Config, json: bool) -> Outcome {
     let report = preflight::check(config);
+    if json {
+        let missing: Vec<_> = report.missing.iter().map(ToString::to_string).collect();
+        let object = serde_json::json!({ "v": 1, "missing": missing, "warnings": report.warnings });
+        println!("{object}");
+        return verdict(&report);
+    }
     for warning in &report.warnings {
         println!("warning: {warning}");
     }
@@ -73,9 +82,16 @@ fn check(config: &Config) -> Outcome {
     }
     if report.missing.is_empty() {
         println!("everything is there");
-        return Outcome::Good;
     }
-    Outcome::Negative
+    verdict(&report)
+}
+
+fn verdict(report: &preflight::Report) -> Outcome {
+    if report.missing.is_empty() {
+        Outcome::Good
+    } else {
+        Outcome::Negative
+    }
 }
 
 /// Plain lines: the service manager's journal adds time and unit.

@@ -8,7 +8,7 @@ use aya::{
     maps::{Array, MapData, MapError, PerCpuArray, RingBuf},
     programs::{Lsm, ProgramError},
 };
-use cima_abi::{LOSS_COUNT, Loss, Scope, map};
+use cima_abi::{LOSS_COUNT, Loss, MAX_CANDIDATES, NS_COUNT, Scope, map};
 use tokio::io::unix::AsyncFd;
 
 use super::{Event, EventError, Offsets, btf::BtfError};
@@ -143,6 +143,19 @@ impl Probes {
     /// The map cannot be written.
     pub fn set_scope(&mut self, scope: &Scope) -> Result<(), LoadError> {
         self.scope.set(0, scope, 0).map_err(bad_map(map::SCOPE))
+    }
+
+    /// No task is in scope any more: what is in the ring buffer is all there will be.
+    ///
+    /// # Errors
+    /// The map cannot be written.
+    pub fn silence(&mut self) -> Result<(), LoadError> {
+        self.set_scope(&Scope {
+            host_ns: [0; NS_COUNT],
+            candidates: [0; MAX_CANDIDATES],
+            measure_host: 0,
+            self_test_tgid: 0,
+        })
     }
 
     /// Waits until there is at least one record, then takes what is there, `limit` at most.

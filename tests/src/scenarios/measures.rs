@@ -1,0 +1,402 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The main job: what containers map executable is in the list, with the value
+//! that sha256sum gives, in the right container, and the list is in the TPM.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use super::Scenario;
+use crate::agent::{Site, eventually, sha256sum, text};
+use crate::claims::Claims;
+use crate::podman::{self, DEBIAN, Runtime, TINY};
+use crate::process;
+
+pub(crate) const SCENARIO: Scenario = Scenario {
+    name: "measures",
+    about: "every file mapped executable in a container is in the list and the TPM, with sha256sum's value",
+    play,
+};
+
+/// In front of the path in the name of a policy event.
+const EXEC: &str = "cima-exec:unregistered:";
+
+/// What the traced container does once it is let go: programs that come and go,
+/// a pipeline, a library loaded late (perl's modules), a loop of forks.
+const WORK: &str = "read go < /go/pipe
+ls -l / | grep -c bin
+cat /etc/passwd | sort | head -3
+perl -e 'use POSIX; use Fcntl; print POSIX::floor(3.7)'
+for i in 1 2 3; do stat /bin/sh; done
+echo done > /go/done
+exec sleep 1000";
+
+fn play(claims: &mut Claims, _arguments: &[String]) {
+    let site = Site::new("measures");
+    let agent = site.start();
+    let mut expected = BTreeMap::new();
+    for runtime in Runtime::ALL {
+        let name = format!(
+            "with {}, all that strace and /proc/PID/maps saw is in the list",
+            runtime.name()
+        );
+        if let Some(seen) = claims.claim(&name, || traced_container(&site, runtime)) {
+            expected.extend(seen);
+        }
+    }
+    claims.claim(
+        "a static program is measured, its applets under the name they were called by",
+        || {
+            podman::run(Runtime::Crun, TINY, &["/bin/ls", "/"]).succeeded();
+            eventually("busybox is in the list", || {
+                let events = site.policy_events();
+                events
+                    .iter()
+                    .any(|(name, _)| {
+                        name == &format!("{EXEC}/bin/busybox") || name == &format!("{EXEC}/bin/ls")
+                    })
+                    .then_some(())
+            });
+        },
+    );
+    claims.claim(
+        "the same file in two containers: one policy event, two namespaced digests",
+        || {
+            same_file_in_two_containers(&site);
+        },
+    );
+    claims.claim("the host's own processes are not measured", || {
+        process::run(&["cp", "/usr/bin/id", "/tmp/only-on-the-host"]).succeeded();
+        process::run(&["/tmp/only-on-the-host"]).succeeded();
+        process::run(&["unshare", "-m", "/tmp/only-on-the-host"]).succeeded();
+        let events = site.policy_events();
+        assert!(
+            !events
+                .iter()
+                .any(|(name, _)| name.contains("only-on-the-host")),
+            "it is in the list"
+        );
+    });
+    claims.claim(
+        "the agent's own parts are the first entries after the start",
+        || first_entries(&site),
+    );
+    agent.stop();
+    claims.claim(
+        "nothing else is in the list: every entry has the digest of a file that was there",
+        || {
+            for (name, payload) in site.policy_events() {
+                let Some(path) = name.strip_prefix(EXEC) else {
+                    continue;
+                };
+                if let Some(digests) = expected.get(path) {
+                    let digests: &BTreeSet<String> = digests;
+                    assert!(
+                        digests.contains(&payload),
+                        "{path} has {payload}, expected {digests:?}"
+                    );
+                }
+            }
+            assert!(
+                !site
+                    .policy_events()
+                    .iter()
+                    .any(|(name, _)| name.starts_with("cima-violation:")),
+                "there is a violation"
+            );
+        },
+    );
+    claims.claim(
+        "every execution is a context event with its arguments and ancestors",
+        || executions(&site),
+    );
+    claims.claim("cima verify finds the list in the TPM", || {
+        let said = site.verify().succeeded();
+        println!(
+            "     {}",
+            said.trim_end().lines().last().unwrap_or_default()
+        );
+    });
+    claims.claim(
+        "evmctl finds the list in the TPM's sha1 and sha256 banks",
+        || evmctl(&site),
+    );
+    claims.claim("a copy with one byte changed is refused", || {
+        tampered(&site);
+    });
+}
+
+/// Runs [`WORK`] in a container under strace. Returns, for each path mapped
+/// executable, the payloads it may have; fails if one is not in the list.
+fn traced_container(site: &Site, runtime: Runtime) -> BTreeMap<String, BTreeSet<String>> {
+    let dir = PathBuf::from("/tmp/go").join(runtime.name());
+    fs::create_dir_all(&dir).expect("/tmp can be written");
+    process::run(&["mkfifo", dir.join("pipe").to_str().expect("a plain path")]).succeeded();
+    let volume = format!("{}:/go", dir.display());
+    let name = format!("traced-{}", runtime.name());
+    let words = [
+        "run", "-d", "--name", &name, "-v", &volume, DEBIAN, "bash", "-c", WORK,
+    ];
+    podman::podman(runtime, &words).succeeded();
+    let pid = podman::pid_of(&name);
+    let root = PathBuf::from(format!("/proc/{pid}/root"));
+    let mut seen = mapped(&pid);
+    let trace = dir.join("trace");
+    let mut strace = strace(&pid, &trace);
+    fs::write(dir.join("pipe"), "go\n").expect("the container reads the pipe");
+    eventually("the container has done its work", || {
+        dir.join("done").exists().then_some(())
+    });
+    eventually("it sleeps", || {
+        fs::read_to_string(format!("/proc/{pid}/comm"))
+            .ok()
+            .filter(|comm| comm.trim() == "sleep")
+    });
+    seen.extend(mapped(&pid));
+    let _ = strace.kill();
+    let _ = strace.wait();
+    let traced = traced(&trace, &pid);
+    assert!(traced.len() >= 8, "strace saw only {traced:?}");
+    seen.extend(traced);
+    let expected: BTreeMap<String, BTreeSet<String>> = seen
+        .into_iter()
+        .map(|path| {
+            let digest = sha256sum(&root.join(path.trim_start_matches('/')));
+            (path, BTreeSet::from([format!("v1;sha256:{digest}")]))
+        })
+        .collect();
+    let in_list = eventually("the last program is in the list", || {
+        let events: BTreeSet<_> = site.policy_events().into_iter().collect();
+        events
+            .iter()
+            .any(|(name, _)| name == &format!("{EXEC}/usr/bin/sleep"))
+            .then_some(events)
+    });
+    for (path, payloads) in &expected {
+        let there = payloads
+            .iter()
+            .any(|p| in_list.contains(&(format!("{EXEC}{path}"), p.clone())));
+        assert!(there, "{path} with {payloads:?} is not in the list");
+    }
+    println!("     {} files, all in the list", expected.len());
+    podman::podman(runtime, &["rm", "-f", "-t", "0", &name]).succeeded();
+    expected
+}
+
+/// Files mapped executable by a process now.
+fn mapped(pid: &str) -> BTreeSet<String> {
+    let maps = fs::read_to_string(format!("/proc/{pid}/maps")).expect("the container runs");
+    maps.lines()
+        .filter(|line| {
+            line.split(' ')
+                .nth(1)
+                .is_some_and(|mode| mode.contains('x'))
+        })
+        .filter_map(|line| line.find('/').map(|at| line[at..].to_owned()))
+        .collect()
+}
+
+fn strace(pid: &str, trace: &Path) -> Child {
+    let child = Command::new("strace")
+        .args(["-f", "-y", "-s", "4096", "-e", "trace=mmap,execve", "-o"])
+        .arg(trace)
+        .args(["-p", pid])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("strace can be started");
+    eventually("strace is attached", || {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        status
+            .lines()
+            .any(|l| l.starts_with("TracerPid:") && !l.ends_with("\t0"))
+            .then_some(())
+    });
+    child
+}
+
+/// Files that strace saw executed, or mapped with `PROT_EXEC`.
+fn traced(trace: &Path, pid: &str) -> BTreeSet<String> {
+    let text = fs::read_to_string(trace).expect("strace wrote its trace");
+    let mut paths = BTreeSet::new();
+    for line in text.lines() {
+        if line.contains("mmap(") && line.contains("PROT_EXEC") && !line.contains("= -1") {
+            // mmap(NULL, 100, PROT_READ|PROT_EXEC, MAP_PRIVATE, 3</usr/lib/libc.so.6>, 0) = 0x7f…
+            if let Some((_, rest)) = line.split_once('<') {
+                paths.extend(rest.split_once('>').map(|(path, _)| path.to_owned()));
+            }
+        } else if line.contains("execve(\"") && line.ends_with("= 0") {
+            let path = line.split('"').nth(1).expect("execve has a path");
+            let real =
+                process::run(&["nsenter", "-t", pid, "-m", "-r", "realpath", path]).succeeded();
+            paths.insert(real.trim_end().to_owned());
+        }
+    }
+    paths
+}
+
+fn same_file_in_two_containers(site: &Site) {
+    let command = ["/usr/bin/tac", "/etc/passwd"];
+    podman::run(Runtime::Crun, DEBIAN, &command).succeeded();
+    podman::run(Runtime::Runc, DEBIAN, &command).succeeded();
+    let mappings = eventually("both are in the list", || {
+        let found: Vec<_> = site
+            .context_events()
+            .into_iter()
+            .filter(|event| text(&event["mapping"]["file"]["path"]) == "/usr/bin/tac")
+            .collect();
+        (found.len() >= 2).then_some(found)
+    });
+    let distinct = |key: &str| -> BTreeSet<String> {
+        mappings
+            .iter()
+            .map(|event| text(&event["mapping"][key]))
+            .collect()
+    };
+    assert_eq!(distinct("digest").len(), 1, "one file, one digest");
+    assert_eq!(
+        distinct("namespaced_digest").len(),
+        2,
+        "two containers, two namespaced digests"
+    );
+    let events = site.policy_events();
+    let named = events
+        .iter()
+        .filter(|(name, _)| name == &format!("{EXEC}/usr/bin/tac"))
+        .count();
+    assert_eq!(named, 1, "policy events");
+}
+
+fn first_entries(site: &Site) {
+    let entries = site.entries();
+    let names: Vec<_> = entries
+        .iter()
+        .take(5)
+        .map(|entry| text(&entry["name"]))
+        .collect();
+    assert_eq!(
+        names,
+        [
+            "cima-ctx:0",
+            "cima-agent:binary",
+            "cima-agent:probes",
+            "cima-agent:config",
+            "cima-agent:policy"
+        ]
+    );
+    let parts = [
+        Path::new(crate::agent::CIMAD).to_owned(),
+        PathBuf::from("/cima/lib/cima-probes.o"),
+        site.config(),
+        site.policy(),
+    ];
+    for (entry, part) in entries[1..].iter().zip(parts) {
+        assert_eq!(
+            text(&entry["payload"]),
+            format!("v1;sha256:{}", sha256sum(&part)),
+            "{}",
+            part.display()
+        );
+    }
+}
+
+fn executions(site: &Site) {
+    let events = site.context_events();
+    let execution = events
+        .iter()
+        .map(|event| &event["execution"])
+        .find(|e| text(&e["file"]["path"]) == "/usr/bin/tac")
+        .expect("tac was executed");
+    let args: Vec<_> = execution["args"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(text)
+        .collect();
+    assert_eq!(args, ["/usr/bin/tac", "/etc/passwd"]);
+    let task = &execution["task"];
+    assert_eq!(
+        task["ns_tgid"], 1,
+        "it is the first process of its container"
+    );
+    assert!(
+        task["ancestors"].as_array().is_some_and(|a| !a.is_empty()),
+        "it has ancestors: {task}"
+    );
+    let container = &events
+        .iter()
+        .find(|event| text(&event["execution"]["file"]["path"]) == "/usr/bin/tac")
+        .expect("tac was executed")["identity"];
+    assert_eq!(
+        text(&container["container_id"]).len(),
+        64,
+        "its container has an id: {container}"
+    );
+}
+
+fn evmctl(site: &Site) {
+    let list = site.list().join("00000001.ima");
+    for bank in ["sha1", "sha256"] {
+        // evmctl wants all 24 PCRs, in order.
+        let read = process::run(&["tpm2_pcrread", &format!("{bank}:all")]).succeeded();
+        let lines: String = read
+            .split("0x")
+            .skip(1)
+            .enumerate()
+            .map(|(pcr, value)| format!("PCR-{pcr:02}: {}\n", spaced_hex(value)))
+            .collect();
+        assert_eq!(lines.lines().count(), 24, "PCRs of {bank}: {read}");
+        fs::write(format!("/tmp/pcr-{bank}"), lines).expect("/tmp can be written");
+    }
+    let ran = process::run(&[
+        "evmctl",
+        "ima_measurement",
+        "--ignore-violations",
+        "--pcrs",
+        "sha1,/tmp/pcr-sha1",
+        "--pcrs",
+        "sha256,/tmp/pcr-sha256",
+        list.to_str().expect("a plain path"),
+    ]);
+    let said = format!("{}{}", ran.stdout, ran.stderr);
+    assert!(said.contains("Matched per TPM bank"), "evmctl says {said}");
+    assert!(!said.contains("does not match"), "evmctl says {said}");
+}
+
+/// `0AFF…` up to the next space as `0a ff …`.
+fn spaced_hex(value: &str) -> String {
+    let digits = value
+        .split_whitespace()
+        .next()
+        .unwrap_or_default()
+        .to_lowercase();
+    let bytes: Vec<_> = digits
+        .as_bytes()
+        .chunks(2)
+        .map(String::from_utf8_lossy)
+        .collect();
+    bytes.join(" ")
+}
+
+fn tampered(site: &Site) {
+    let good = fs::read(site.list().join("00000001.ima")).expect("the list is there");
+    let at = good.len() / 2;
+    let mut bad = good.clone();
+    bad[at] ^= 1;
+    fs::write("/tmp/tampered.ima", bad).expect("/tmp can be written");
+    let ran = process::run(&[
+        "/cima/bin/cima",
+        "verify",
+        "--tpm",
+        "--",
+        "/tmp/tampered.ima",
+    ]);
+    assert!(
+        matches!(ran.code(), Some(1 | 2)),
+        "exit code {:?}: {}",
+        ran.code(),
+        ran.stdout
+    );
+}

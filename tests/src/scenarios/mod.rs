@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The scenarios, one file each. To add one: a file with a `SCENARIO`, its `mod`
+//! line and its place in [`ALL`].
+
+mod boot;
+mod demo;
+mod edges;
+mod lifecycle;
+mod measures;
+mod refusals;
+mod selftest;
+
+use crate::claims::Claims;
+
+/// A scenario by its name.
+pub(crate) struct Scenario {
+    /// As `cargo xtask vm run` takes it.
+    pub(crate) name: &'static str,
+    /// What it claims, in a line.
+    pub(crate) about: &'static str,
+    /// Checks its claims; the arguments are those of the command line.
+    pub(crate) play: fn(&mut Claims, &[String]),
+}
+
+pub(crate) const ALL: &[Scenario] = &[
+    boot::SCENARIO,
+    measures::SCENARIO,
+    demo::SCENARIO,
+    edges::SCENARIO,
+    lifecycle::SCENARIO,
+    refusals::SCENARIO,
+    selftest::FAIL,
+    selftest::PANIC,
+    selftest::WARNING,
+    selftest::HUNG_TASK,
+    selftest::TIME_LIMIT,
+    selftest::SWITCH_OFF,
+];

@@ -1,0 +1,297 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `cargo xtask test`: lints, unit and property tests, then every scenario on every
+//! kernel, and one line at the end that counts them all.
+
+use std::io::{self, Write};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use cima_guests::{Guests, Run, Series, Tpm};
+
+use crate::build::{self, Part};
+use crate::error::{Doing as _, Error, Verdict};
+use crate::setup::{self, Need};
+use crate::{vm, workspace};
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Only these parts [default: all]
+    parts: Vec<Tests>,
+    /// Only this kernel series [default: all]
+    #[arg(long)]
+    kernel: Option<Series>,
+}
+
+/// A part of the tests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Tests {
+    /// Formatting and lints
+    Lints,
+    /// Unit and property tests
+    Unit,
+    /// The guests' runner: that it fails what must fail
+    Runner,
+    /// Scenarios in guests
+    Scenarios,
+}
+
+/// A scenario and the machine it wants.
+struct Scenario {
+    name: &'static str,
+    /// Without a TPM and without the BPF LSM.
+    bare: bool,
+    limit: Duration,
+}
+
+const fn scenario(name: &'static str, minutes: u64) -> Scenario {
+    Scenario {
+        name,
+        bare: false,
+        limit: Duration::from_secs(60 * minutes),
+    }
+}
+
+const SCENARIOS: &[Scenario] = &[
+    scenario("boot", 4),
+    scenario("measures", 6),
+    scenario("edges", 5),
+    scenario("lifecycle", 8),
+    scenario("demo", 5),
+    Scenario {
+        bare: true,
+        ..scenario("refusals", 3)
+    },
+];
+
+/// Security modules of a host whose administrator has not heard of BPF.
+const LSM_WITHOUT_BPF: &str = "landlock,lockdown,yama,integrity,apparmor";
+
+/// How many checks passed and failed.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+struct Count {
+    passed: u32,
+    failed: u32,
+}
+
+impl Count {
+    fn one(passed: bool) -> Self {
+        Self {
+            passed: passed.into(),
+            failed: (!passed).into(),
+        }
+    }
+
+    fn add(&mut self, other: Self) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+    }
+
+    /// A part that went wrong counts at least one failure.
+    fn unless(mut self, fine: bool) -> Self {
+        if !fine && self.failed == 0 {
+            self.failed = 1;
+        }
+        self
+    }
+}
+
+pub(crate) fn run(args: &Args) -> Result<Verdict, Error> {
+    setup::ensure(&Need::ALL)?;
+    let wanted = |part| args.parts.is_empty() || args.parts.contains(&part);
+    let mut total = Count::default();
+    if wanted(Tests::Lints) {
+        total.add(lints()?);
+    }
+    if wanted(Tests::Unit) {
+        total.add(unit()?);
+    }
+    let guests = Guests::new(&workspace::target());
+    let series = args
+        .kernel
+        .map_or_else(|| Series::ALL.to_vec(), |one| vec![one]);
+    if wanted(Tests::Runner) || wanted(Tests::Scenarios) {
+        build::build(&Part::ALL)?;
+    }
+    if wanted(Tests::Runner) {
+        total.add(runner(&guests, &series)?);
+    }
+    if wanted(Tests::Scenarios) {
+        for series in series {
+            for scenario in SCENARIOS {
+                total.add(play(&guests, series, scenario)?);
+            }
+        }
+    }
+    println!("{} passed, {} failed", total.passed, total.failed);
+    Ok(Verdict::from_passed(total.failed == 0 && total.passed > 0))
+}
+
+fn lints() -> Result<Count, Error> {
+    let mut count = Count::default();
+    for (folder, words) in [
+        (".", "fmt --all --check"),
+        ("ebpf-probes", "fmt --check"),
+        ("ima-log/fuzz", "fmt --check"),
+        (".", "clippy --workspace --all-targets -- -D warnings"),
+    ] {
+        println!("── cargo {words} in {folder}");
+        let status = build::cargo()
+            .current_dir(workspace::root().join(folder))
+            .args(words.split(' '))
+            .status()
+            .doing("run cargo in", &workspace::root().join(folder))?;
+        count.add(Count::one(status.success()));
+    }
+    Ok(count)
+}
+
+fn unit() -> Result<Count, Error> {
+    println!("── cargo test --workspace");
+    let mut cargo = build::cargo();
+    cargo
+        .current_dir(workspace::root())
+        .args(["test", "--workspace", "--no-fail-fast"]);
+    let (output, fine) = shown(&mut cargo)?;
+    let count = output
+        .lines()
+        .filter_map(cargo_result)
+        .fold(Count::default(), |mut sum, one| {
+            sum.add(one);
+            sum
+        });
+    Ok(count.unless(fine && count.passed > 0))
+}
+
+/// `test result: ok. 3 passed; 1 failed; …`
+fn cargo_result(line: &str) -> Option<Count> {
+    let rest = line.strip_prefix("test result: ")?;
+    let number = |word: &str| rest.split(word).next()?.rsplit(' ').nth(1)?.parse().ok();
+    Some(Count {
+        passed: number("passed")?,
+        failed: number("failed")?,
+    })
+}
+
+fn runner(guests: &Guests, series: &[Series]) -> Result<Count, Error> {
+    println!("── the guests' runner fails what must fail");
+    vm::selftest::count(guests, series).map(|(passed, failed)| Count { passed, failed })
+}
+
+fn play(guests: &Guests, series: Series, scenario: &Scenario) -> Result<Count, Error> {
+    println!("── {} on Linux {series}", scenario.name);
+    let mut run = Run {
+        stage: Some(workspace::stage()),
+        time_limit: scenario.limit,
+        environment: vec![("CIMA_GUEST_KERNEL".to_owned(), series.to_string())],
+        ..Run::new(
+            series,
+            scenario.name,
+            vm::scenario_command(scenario.name, Vec::new()),
+        )
+    };
+    if scenario.bare {
+        run.tpm = Tpm::Absent;
+        LSM_WITHOUT_BPF.clone_into(&mut run.lsm);
+    }
+    let mut output = Tee::default();
+    let outcome = guests.run(&run, &mut output)?;
+    vm::report(&outcome)?;
+    let count = scenario_result(&String::from_utf8_lossy(&output.kept)).unwrap_or_default();
+    Ok(count.unless(outcome.passed() && count.passed > 0))
+}
+
+/// The last line of a scenario: `3 passed, 1 failed`.
+fn scenario_result(output: &str) -> Option<Count> {
+    let last = output.trim_end().lines().last()?;
+    let (passed, failed) = last.split_once(" passed, ")?;
+    Some(Count {
+        passed: passed.parse().ok()?,
+        failed: failed.strip_suffix(" failed")?.parse().ok()?,
+    })
+}
+
+/// Runs a program whose output is shown and kept; and whether it succeeded.
+fn shown(command: &mut Command) -> Result<(String, bool), Error> {
+    let doing = "run";
+    let program = std::path::PathBuf::from(command.get_program());
+    let mut child = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::inherit())
+        .spawn()
+        .doing(doing, &program)?;
+    let mut output = Tee::default();
+    if let Some(mut stdout) = child.stdout.take() {
+        io::copy(&mut stdout, &mut output).doing(doing, &program)?;
+    }
+    let status = child.wait().doing(doing, &program)?;
+    Ok((
+        String::from_utf8_lossy(&output.kept).into_owned(),
+        status.success(),
+    ))
+}
+
+/// Writes to the standard output and keeps a copy.
+#[derive(Default)]
+struct Tee {
+    kept: Vec<u8>,
+}
+
+impl Write for Tee {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        io::stdout().write_all(bytes)?;
+        self.kept.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stdout().flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Count, cargo_result, scenario_result};
+
+    #[test]
+    fn results_are_read_as_cargo_and_scenarios_write_them() {
+        let line =
+            "test result: FAILED. 24 passed; 1 failed; 0 ignored; 0 measured; 3 filtered out";
+        assert_eq!(
+            cargo_result(line),
+            Some(Count {
+                passed: 24,
+                failed: 1
+            })
+        );
+        assert_eq!(cargo_result("running 3 tests"), None);
+        assert_eq!(
+            scenario_result("ok   x\n7 passed, 2 failed\n"),
+            Some(Count {
+                passed: 7,
+                failed: 2
+            })
+        );
+        assert_eq!(scenario_result("the guest died"), None);
+    }
+
+    #[test]
+    fn what_went_wrong_without_a_count_is_a_failure() {
+        assert_eq!(Count::default().unless(false).failed, 1);
+        assert_eq!(
+            Count {
+                passed: 1,
+                failed: 2
+            }
+            .unless(false)
+            .failed,
+            2
+        );
+        assert_eq!(
+            Count::one(true).unless(true),
+            Count {
+                passed: 1,
+                failed: 0
+            }
+        );
+    }
+}
