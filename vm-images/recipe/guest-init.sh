@@ -36,9 +36,9 @@ done
 
 # Opening one of these loads its module; udev would make them from modules.devname.
 busybox mkdir -p /dev/net
-busybox mknod -m 0660 /dev/loop-control c 10 237
-busybox mknod -m 0666 /dev/fuse c 10 229
-busybox mknod -m 0666 /dev/net/tun c 10 200
+[ -e /dev/loop-control ] || busybox mknod -m 0660 /dev/loop-control c 10 237
+[ -e /dev/fuse ] || busybox mknod -m 0666 /dev/fuse c 10 229
+[ -e /dev/net/tun ] || busybox mknod -m 0666 /dev/net/tun c 10 200
 
 # podman with cgroupfs makes its groups below the root: all controllers go down.
 read -r controllers </sys/fs/cgroup/cgroup.controllers

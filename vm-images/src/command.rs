@@ -36,8 +36,8 @@ impl Held {
         command.spawn().map(Self).map_err(|_| missing("setpriv"))
     }
 
-    /// Gives the process a moment to clean up after itself: mmdebstrap has
-    /// children and mounts.
+    /// Gives the process a moment to clean up after itself: apt would leave
+    /// half-installed packages.
     fn ask_to_end(&mut self) {
         let id = i32::try_from(self.0.id()).ok().and_then(Pid::from_raw);
         let asked = id.is_some_and(|id| kill_process(id, Signal::TERM).is_ok());

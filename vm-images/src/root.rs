@@ -103,13 +103,18 @@ pub(crate) fn prepare(layout: &Layout) -> Result<Root> {
 
 /// Installs the packages under `tree` and lets the recipe set it up.
 fn bootstrap(dir: &Path, tree: &Path) -> Result<()> {
+    tool("mmdebstrap")?;
     let customize = dir.join("customize.sh");
     std::fs::write(&customize, CUSTOMIZE).doing("write", &customize)?;
     std::fs::set_permissions(&customize, Permissions::from_mode(0o755))
         .doing("make executable", &customize)?;
     run_tool(
         "Making the guests' root",
-        as_root("mmdebstrap")?
+        // In namespaces of its own: stopped half way, neither its children nor
+        // what it mounted below the tree outlive it.
+        as_root("unshare")?
+            .args(["--mount", "--pid", "--fork", "--kill-child", "--mount-proc"])
+            .arg("mmdebstrap")
             .args([
                 "--quiet",
                 "--mode=root",
