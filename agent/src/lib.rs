@@ -4,7 +4,7 @@
 //!
 //! Data goes one way: `probes` → `containers` → `measure` → `ledger` → `sink`.
 //! `daemon` wires them for the binary `cimad`; `cli` holds the subcommands of
-//! `cima`, which read lists and need no daemon. ARCHITECTURE.md draws it.
+//! `cima`, which read lists and need no daemon; `verify` judges a list. ARCHITECTURE.md draws it.
 
 pub mod cli;
 pub mod config;
@@ -16,3 +16,4 @@ pub mod measure;
 pub mod preflight;
 pub mod probes;
 pub mod sink;
+pub mod verify;

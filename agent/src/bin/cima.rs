@@ -1,4 +1,75 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The command for publishers, operators and responders.
 
-fn main() {}
+use std::{
+    error::Error,
+    io::{self, Write as _},
+    process::ExitCode,
+};
+
+use cima_agent::{
+    cli::{
+        log::{self, LogArgs},
+        unless_broken_pipe,
+        verify::{self, VerifyArgs},
+    },
+    exit::{Outcome, report},
+};
+use clap::{CommandFactory as _, Parser, Subcommand};
+use clap_complete::Shell;
+
+/// Reads and verifies what cimad measured. Needs no daemon.
+#[derive(Debug, Parser)]
+#[command(
+    name = "cima",
+    version,
+    after_help = "Examples:
+  cima log                                     this boot's list
+  cima verify                                  is it what was extended into the TPM?
+  cima verify list.ima --pcrs pcrs.yaml        on another host
+
+Exit codes: 0 good, 1 the verdict is negative, 2 usage or environment."
+)]
+struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Log(LogArgs),
+    Verify(VerifyArgs),
+    /// Print a completion script for a shell
+    ///
+    /// The script goes to standard output.
+    #[command(after_help = "Examples:
+  cima completions bash > /usr/share/bash-completion/completions/cima
+  cima completions zsh > /usr/share/zsh/site-functions/_cima
+  cima completions fish > /usr/share/fish/vendor_completions.d/cima.fish
+
+Exit codes: 0 printed, 2 usage.")]
+    Completions {
+        /// The shell
+        #[arg(value_name = "SHELL")]
+        shell: Shell,
+    },
+}
+
+fn main() -> ExitCode {
+    report("cima", run(&Args::parse().command))
+}
+
+fn run(command: &Command) -> Result<Outcome, Box<dyn Error>> {
+    match command {
+        Command::Log(args) => Ok(log::run(args)?),
+        Command::Verify(args) => Ok(verify::run(args)?),
+        Command::Completions { shell } => Ok(completions(*shell)?),
+    }
+}
+
+fn completions(shell: Shell) -> io::Result<Outcome> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Args::command(), "cima", &mut script);
+    unless_broken_pipe(io::stdout().write_all(&script))?;
+    Ok(Outcome::Good)
+}

@@ -94,10 +94,11 @@ fn verdict(report: &preflight::Report) -> Outcome {
     }
 }
 
-/// Plain lines: the service manager's journal adds time and unit.
+/// Plain lines: the service manager's journal adds time and unit. The probes speak at
+/// level debug, and only if the configuration lets them.
 fn log_to_stderr() {
     let filter = EnvFilter::try_from_env("CIMA_LOG")
-        .unwrap_or_else(|_| EnvFilter::new("info,tss_esapi=warn"));
+        .unwrap_or_else(|_| EnvFilter::new("info,tss_esapi=off,cima_probes=debug"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)

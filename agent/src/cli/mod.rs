@@ -1,2 +1,29 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Subcommands of `cima`.
+//! Subcommands of `cima`, one file each: arguments, then `run`. They read files, the
+//! terminal's wishes and, for `verify`, the TPM; what a list is worth is judged in
+//! `crate::verify`. Called by `bin/cima`. Refuses nothing that another reader of the
+//! list would take: every list of a Linux kernel is read.
+
+mod batch_json;
+mod entry_json;
+mod live;
+pub mod log;
+mod pcr_values;
+mod source;
+mod verdict;
+pub mod verify;
+
+pub use live::LiveError;
+pub use pcr_values::{PcrValue, PcrValueError};
+pub use source::SourceError;
+
+use std::io;
+
+/// What a failed write to standard output means: a reader that went away (`| head`)
+/// has what it wanted.
+pub fn unless_broken_pipe(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        result => result,
+    }
+}

@@ -25,6 +25,15 @@ pub enum SinkError {
         #[source]
         source: tss_esapi::Error,
     },
+    /// No TPM, or no right to use it.
+    #[error("there is no usable TPM at {device}: {source}")]
+    Device {
+        /// The device file.
+        device: String,
+        /// Why it cannot be opened.
+        #[source]
+        source: std::io::Error,
+    },
     /// A connection text that the stack does not know.
     #[error(
         "`{tcti}` is not a TPM connection (device:/dev/tpmrm0, swtpm:host=…,port=…, tabrmd:): {source}"

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Sink `pcr`: a TPM 2.0 by way of tpm2-tss.
 
-use std::str::FromStr;
+use std::{fs::File, str::FromStr};
 
 use ima_log::{Digest, Entry, HashAlgorithm};
 use tss_esapi::{
@@ -105,6 +105,14 @@ impl Sink for PcrSink {
 }
 
 fn connect(tcti: &str) -> Result<Context, SinkError> {
+    if let Some(device) = tcti.strip_prefix("device:") {
+        // The software stack would only say "response code not recognized".
+        let opened = File::options().read(true).write(true).open(device);
+        opened.map_err(|source| SinkError::Device {
+            device: device.to_owned(),
+            source,
+        })?;
+    }
     let name = TctiNameConf::from_str(tcti).map_err(|source| SinkError::BadTcti {
         tcti: tcti.to_owned(),
         source,

@@ -28,13 +28,13 @@ impl Start {
         let batch = BatchView::of(fields.payload?)?;
         let event = batch.events().next()?.event?;
         match event.what? {
-            proto::context_event::What::Start(start) => Self::parse(start),
+            proto::context_event::What::Start(start) => Self::parse(&start),
             _ => None,
         }
     }
 
     /// `None` if a value is not as long as its algorithm's, or the reason is unknown.
-    pub(super) fn parse(start: proto::Start) -> Option<Self> {
+    pub(super) fn parse(start: &proto::Start) -> Option<Self> {
         let mut values = Vec::new();
         for bank in &start.banks {
             if let Some(algorithm) = HashAlgorithm::from_name(&bank.algorithm) {

@@ -1,0 +1,381 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A context batch as JSON: the schema's field names (`proto/cima.proto`), with three
+//! differences for the reader's sake: an event has its identity in place, not its number;
+//! digests are hex; other bytes and texts are escaped as `entry_json` says.
+//!
+//! Every message is taken apart exhaustively: a new field of the schema is a compile
+//! error here. Events are shown one at a time, never held together.
+
+use serde::{Serialize, Serializer, ser::SerializeStruct};
+
+use super::entry_json::escaped;
+use crate::{
+    measure::proto::{self, context_event::What},
+    verify::{BatchView, EventView},
+};
+
+pub(super) struct BatchJson<'a>(pub(super) BatchView<'a>);
+
+impl Serialize for BatchJson<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut batch = serializer.serialize_struct("Batch", 2)?;
+        batch.serialize_field("seq", &self.0.seq())?;
+        batch.serialize_field("events", &Events(&self.0))?;
+        batch.end()
+    }
+}
+
+struct Events<'a>(&'a BatchView<'a>);
+
+impl Serialize for Events<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.0.events().map(Event::from))
+    }
+}
+
+#[derive(Serialize)]
+struct Event {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    time_ns: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    identity: Option<Identity>,
+    #[serde(flatten)]
+    what: Said,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Said {
+    Start(Start),
+    Stop {},
+    Execution(Execution),
+    Mapping(Mapping),
+    Loss(Loss),
+    PolicyLoaded {
+        sha256: String,
+    },
+    /// An event that this version does not know: its bytes.
+    UnknownHex(String),
+}
+
+#[derive(Serialize)]
+struct Identity {
+    mnt_ns: u32,
+    mnt_generation: u64,
+    pid_ns: u32,
+    user_ns: u32,
+    uts_ns: u32,
+    net_ns: u32,
+    ipc_ns: u32,
+    cgroup_ns: u32,
+    time_ns: u32,
+    cgroup_id: u64,
+    cgroup_path: String,
+    container_id: String,
+}
+
+#[derive(Serialize)]
+struct Start {
+    boot_id: String,
+    agent_version: String,
+    kernel_release: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pcr: Option<u32>,
+    banks: Vec<Bank>,
+    realtime_offset_ns: i64,
+    reason: String,
+}
+
+#[derive(Serialize)]
+struct Bank {
+    algorithm: String,
+    value: String,
+}
+
+#[derive(Serialize)]
+struct Process {
+    tgid: u32,
+    start_ns: u64,
+    comm: String,
+}
+
+#[derive(Serialize)]
+struct Task {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    process: Option<Process>,
+    tid: u32,
+    ns_tgid: u32,
+    uid: u32,
+    gid: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    login_uid: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    session: Option<u32>,
+    ancestors: Vec<Process>,
+}
+
+#[derive(Serialize)]
+struct File {
+    path: String,
+    inode: u64,
+    device: u32,
+    generation: u32,
+    links: u32,
+    size: u64,
+    mode: u32,
+    fs_magic: u64,
+    overlay: bool,
+    memfd: bool,
+    path_unknown: bool,
+}
+
+#[derive(Serialize)]
+struct Execution {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    task: Option<Task>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    file: Option<File>,
+    args: Vec<String>,
+    argc: u32,
+    args_truncated: bool,
+}
+
+#[derive(Serialize)]
+struct Mapping {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    task: Option<Task>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    file: Option<File>,
+    digest: String,
+    algorithm: String,
+    namespaced_digest: String,
+    hash_error: i32,
+    prot: u32,
+    map_flags: u64,
+}
+
+#[derive(Serialize)]
+struct Loss {
+    cause: String,
+    cpu: u32,
+    count: u64,
+}
+
+impl From<EventView<'_>> for Event {
+    fn from(view: EventView<'_>) -> Self {
+        let unknown = || Said::UnknownHex(hex::encode(view.bytes));
+        let Some(proto::ContextEvent {
+            time_ns,
+            // In place, just below.
+            identity: _,
+            what,
+        }) = view.event
+        else {
+            return Self {
+                time_ns: None,
+                identity: None,
+                what: unknown(),
+            };
+        };
+        Self {
+            time_ns: Some(time_ns),
+            identity: view.identity.map(Identity::from),
+            what: match what {
+                Some(What::Start(start)) => Said::Start(start.into()),
+                Some(What::Stop(proto::Stop {})) => Said::Stop {},
+                Some(What::Execution(execution)) => Said::Execution(execution.into()),
+                Some(What::Mapping(mapping)) => Said::Mapping(mapping.into()),
+                Some(What::Loss(proto::Loss { cause, cpu, count })) => Said::Loss(Loss {
+                    cause: escaped(cause.as_bytes()),
+                    cpu,
+                    count,
+                }),
+                Some(What::PolicyLoaded(proto::PolicyLoaded { sha256 })) => Said::PolicyLoaded {
+                    sha256: hex::encode(sha256),
+                },
+                None => unknown(),
+            },
+        }
+    }
+}
+
+impl From<proto::Identity> for Identity {
+    fn from(identity: proto::Identity) -> Self {
+        let proto::Identity {
+            mnt_ns,
+            mnt_generation,
+            pid_ns,
+            user_ns,
+            uts_ns,
+            net_ns,
+            ipc_ns,
+            cgroup_ns,
+            time_ns,
+            cgroup_id,
+            cgroup_path,
+            container_id,
+        } = identity;
+        Self {
+            mnt_ns,
+            mnt_generation,
+            pid_ns,
+            user_ns,
+            uts_ns,
+            net_ns,
+            ipc_ns,
+            cgroup_ns,
+            time_ns,
+            cgroup_id,
+            cgroup_path: escaped(&cgroup_path),
+            container_id: escaped(container_id.as_bytes()),
+        }
+    }
+}
+
+impl From<proto::Start> for Start {
+    fn from(start: proto::Start) -> Self {
+        let reason = start.reason;
+        let proto::Start {
+            boot_id,
+            agent_version,
+            kernel_release,
+            pcr,
+            banks,
+            realtime_offset_ns,
+            reason: _,
+        } = start;
+        Self {
+            boot_id: escaped(boot_id.as_bytes()),
+            agent_version: escaped(agent_version.as_bytes()),
+            kernel_release: escaped(kernel_release.as_bytes()),
+            pcr,
+            banks: banks
+                .into_iter()
+                .map(|proto::Bank { algorithm, value }| Bank {
+                    algorithm: escaped(algorithm.as_bytes()),
+                    value: hex::encode(value),
+                })
+                .collect(),
+            realtime_offset_ns,
+            reason: proto::start::Reason::try_from(reason).map_or_else(
+                |_| reason.to_string(),
+                |reason| reason.as_str_name().to_owned(),
+            ),
+        }
+    }
+}
+
+impl From<proto::Process> for Process {
+    fn from(process: proto::Process) -> Self {
+        let proto::Process {
+            tgid,
+            start_ns,
+            comm,
+        } = process;
+        Self {
+            tgid,
+            start_ns,
+            comm: escaped(&comm),
+        }
+    }
+}
+
+impl From<proto::Task> for Task {
+    fn from(task: proto::Task) -> Self {
+        let proto::Task {
+            process,
+            tid,
+            ns_tgid,
+            uid,
+            gid,
+            login_uid,
+            session,
+            ancestors,
+        } = task;
+        Self {
+            process: process.map(Process::from),
+            tid,
+            ns_tgid,
+            uid,
+            gid,
+            login_uid,
+            session,
+            ancestors: ancestors.into_iter().map(Process::from).collect(),
+        }
+    }
+}
+
+impl From<proto::File> for File {
+    fn from(file: proto::File) -> Self {
+        let proto::File {
+            path,
+            inode,
+            device,
+            generation,
+            links,
+            size,
+            mode,
+            fs_magic,
+            overlay,
+            memfd,
+            path_unknown,
+        } = file;
+        Self {
+            path: escaped(&path),
+            inode,
+            device,
+            generation,
+            links,
+            size,
+            mode,
+            fs_magic,
+            overlay,
+            memfd,
+            path_unknown,
+        }
+    }
+}
+
+impl From<proto::Execution> for Execution {
+    fn from(execution: proto::Execution) -> Self {
+        let proto::Execution {
+            task,
+            file,
+            args,
+            argc,
+            args_truncated,
+        } = execution;
+        Self {
+            task: task.map(Task::from),
+            file: file.map(File::from),
+            args: args.iter().map(|arg| escaped(arg)).collect(),
+            argc,
+            args_truncated,
+        }
+    }
+}
+
+impl From<proto::Mapping> for Mapping {
+    fn from(mapping: proto::Mapping) -> Self {
+        let proto::Mapping {
+            task,
+            file,
+            digest,
+            algorithm,
+            namespaced_digest,
+            hash_error,
+            prot,
+            map_flags,
+        } = mapping;
+        Self {
+            task: task.map(Task::from),
+            file: file.map(File::from),
+            digest: hex::encode(digest),
+            algorithm: escaped(algorithm.as_bytes()),
+            namespaced_digest: hex::encode(namespaced_digest),
+            hash_error,
+            prot,
+            map_flags,
+        }
+    }
+}

@@ -1,0 +1,310 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `cima verify`: brings a list and PCR values before the judge. Owns where the values
+//! come from; `live` owns the race with a running agent, `crate::verify` the judgement.
+
+use std::{
+    fs::File,
+    io::{self, IsTerminal as _, Read as _, Write as _},
+    path::{Path, PathBuf},
+};
+
+use clap::Args;
+use ima_log::{Digest, Entry};
+use rustix::fs::{Access, access};
+
+use super::{
+    live::{self, LiveError, Looked},
+    pcr_values::{self, PcrValue, PcrValueError},
+    source::{Entries, Source, SourceError, running_boot},
+    unless_broken_pipe,
+    verdict::{Paint, Verdict},
+};
+use crate::{
+    exit::Outcome,
+    sink::{PcrSink, SinkError},
+    verify::{Anchor, Judge, Start},
+};
+
+/// The TPM that is asked if none is named.
+const TPM: &str = "device:/dev/tpmrm0";
+/// A file of PCR values is far shorter.
+const PCR_FILE: u64 = 1 << 20;
+
+/// Verify a measurement list against PCR values.
+///
+/// Replays LIST from power-on and compares with the PCR that its entries extend; checks
+/// each entry's digests and, of a cima list, the numbering of its batches and what its
+/// Start events recorded. LIST is what `cima log` takes; without it, the running boot's.
+///
+/// A running agent lists an entry just before it extends it. Against a TPM the PCR is
+/// read before the list, and both again while they move: good means that every entry
+/// that was there when this began is in the PCR.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  cima verify                                  this boot's list against this host's TPM
+  cima verify list.ima --pcrs pcrs.yaml        elsewhere: tpm2_pcrread > pcrs.yaml
+  cima verify list.ima --pcr sha256:13=7e01... the value out of a checked quote
+  cima verify --json | jq .good
+
+The last line is the verdict. The list names its PCR: see that it is the one your agents
+use, or give that PCR's value only (--pcr). Violations on record are warnings, except
+those of a broken chain; the verdict is about the list, not about what it records.
+
+Exit codes: 0 the list is what was extended, 1 it is not, 2 usage, or something
+that cannot be read.")]
+pub struct VerifyArgs {
+    /// The list
+    #[arg(value_name = "LIST")]
+    list: Option<PathBuf>,
+    /// Compare with a TPM, in every bank of the PCR; without TCTI `device:/dev/tpmrm0`, as when
+    /// no values are given at all
+    #[arg(long, value_name = "TCTI", num_args = 0..=1, require_equals = true, default_missing_value = TPM, group = "values")]
+    tpm: Option<String>,
+    /// Compare with the values in a file, as `tpm2_pcrread` or evmctl writes them
+    #[arg(long, value_name = "FILE", group = "values")]
+    pcrs: Option<PathBuf>,
+    /// Compare with this value; may be repeated
+    #[arg(long, value_name = "BANK:PCR=HEX", group = "values")]
+    pcr: Vec<PcrValue>,
+    /// Believe what the list says its PCR held before the first entry
+    #[arg(long)]
+    trust_start: bool,
+    /// One JSON object instead of text
+    #[arg(long)]
+    json: bool,
+    /// Where cimad keeps its state
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/cima")]
+    state_dir: PathBuf,
+}
+
+/// Why there is no verdict.
+#[derive(Debug, thiserror::Error)]
+pub enum VerifyError {
+    /// See [`SourceError`].
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// See [`LiveError`].
+    #[error(transparent)]
+    Live(#[from] LiveError),
+    /// See [`SinkError`].
+    #[error(transparent)]
+    Tpm(#[from] SinkError),
+    /// No device, or not for this user.
+    #[error(
+        "cannot use the TPM {}: {source} (name another with --tpm=, or give values with --pcrs or --pcr)",
+        path.display()
+    )]
+    Device {
+        /// The device's file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The TPM has forgotten.
+    #[error(
+        "{list} is of boot {of}, and the TPM's PCRs are of boot {running}: give the values of that boot with --pcrs or --pcr"
+    )]
+    OtherBoot {
+        /// The list.
+        list: String,
+        /// Its boot.
+        of: String,
+        /// This one.
+        running: String,
+    },
+    /// The file of values cannot be read.
+    #[error("cannot read the PCR values {}: {source}", path.display())]
+    PcrFile {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The file of values is not one.
+    #[error("{}: {source}", path.display())]
+    PcrSyntax {
+        /// Which file.
+        path: PathBuf,
+        /// Line and reason.
+        #[source]
+        source: PcrValueError,
+    },
+    /// The values on the command line contradict each other.
+    #[error(transparent)]
+    PcrValue(#[from] PcrValueError),
+    /// Values of other PCRs.
+    #[error("the entries of {list} extend PCR {pcr}, and no value of that PCR was given")]
+    NoValue {
+        /// The list.
+        list: String,
+        /// The PCR of its first entry.
+        pcr: u32,
+    },
+    /// Standard output.
+    #[error("cannot write to standard output: {0}")]
+    Write(#[source] io::Error),
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// See [`VerifyError`].
+pub fn run(args: &VerifyArgs) -> Result<Outcome, VerifyError> {
+    // Before the list: a wrong file of values need not wait for a gigabyte of entries.
+    let given = given(args)?;
+    let source = Source::find(args.list.as_deref(), &args.state_dir)?;
+    let mut entries = source.open()?;
+    let judge = |anchor| {
+        Judge::new(anchor)
+            .trusting_start(args.trust_start)
+            .of_ledger(matches!(source, Source::Ledger(_)))
+    };
+    let (origin, looked) = match given {
+        Some((origin, anchor)) => {
+            covers(&anchor, &source, &mut entries)?;
+            (origin, once(entries, judge(anchor))?)
+        }
+        None => ("TPM", against_tpm(args, &source, entries, judge)?),
+    };
+    let verdict = Verdict {
+        list: source.to_string(),
+        origin,
+        judgement: &looked.judgement,
+        note: note(&looked),
+    };
+    let mut out = io::stdout().lock();
+    let written = if args.json {
+        verdict.json(&mut out)
+    } else {
+        let paint = Paint::when(out.is_terminal());
+        verdict.text(&mut out, paint)
+    };
+    unless_broken_pipe(written.and_then(|()| out.flush())).map_err(VerifyError::Write)?;
+    Ok(if looked.judgement.is_good() {
+        Outcome::Good
+    } else {
+        Outcome::Negative
+    })
+}
+
+/// The values of the command line or of the file it names; `None`: the TPM is to be asked.
+fn given(args: &VerifyArgs) -> Result<Option<(&'static str, Anchor)>, VerifyError> {
+    if !args.pcr.is_empty() {
+        let values: Vec<_> = args.pcr.iter().map(|pcr| (pcr.pcr, pcr.value)).collect();
+        pcr_values::no_repetition(&values)?;
+        return Ok(Some(("given", Anchor::Exactly(values))));
+    }
+    let Some(path) = &args.pcrs else {
+        return Ok(None);
+    };
+    let mut text = String::new();
+    File::open(path)
+        .and_then(|file| file.take(PCR_FILE).read_to_string(&mut text))
+        .map_err(|source| VerifyError::PcrFile {
+            path: path.clone(),
+            source,
+        })?;
+    let values = pcr_values::parse(&text).map_err(|source| VerifyError::PcrSyntax {
+        path: path.clone(),
+        source,
+    })?;
+    Ok(Some(("file", Anchor::Among(values))))
+}
+
+/// Values of other PCRs only are a mistake in the command, not a verdict on the list.
+fn covers(anchor: &Anchor, source: &Source, entries: &mut Entries) -> Result<(), VerifyError> {
+    let (Anchor::Exactly(values) | Anchor::Among(values)) = anchor else {
+        return Ok(());
+    };
+    match entries.first()? {
+        Some(first) if values.iter().all(|(pcr, _)| *pcr != first.pcr) => {
+            Err(VerifyError::NoValue {
+                list: source.to_string(),
+                pcr: first.pcr,
+            })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Against values that do not change: one look, and a torn end is an error.
+fn once(entries: Entries, judge: Judge) -> Result<Looked, VerifyError> {
+    let (judge, torn) = live::read(entries, judge)?;
+    if let Some(torn) = torn {
+        return Err(torn.into());
+    }
+    let entries = judge.entries();
+    Ok(Looked {
+        judgement: judge.finish(entries),
+        looks: 1,
+        moving: false,
+    })
+}
+
+/// Asks the TPM for the PCR of the list's first entry, unless there is nothing to ask.
+fn against_tpm(
+    args: &VerifyArgs,
+    source: &Source,
+    mut entries: Entries,
+    judge: impl Fn(Anchor) -> Judge,
+) -> Result<Looked, VerifyError> {
+    let first = entries.first()?;
+    let start = first.and_then(Start::of);
+    let anchored = start.as_ref().is_none_or(|start| start.pcr.is_some());
+    let Some(pcr) = first.map(|entry: &Entry| entry.pcr).filter(|_| anchored) else {
+        return once(entries, judge(Anchor::Absent));
+    };
+    if let Some(start) = start {
+        this_boot(&start, source)?;
+    }
+    let mut tpm = connect(args.tpm.as_deref().unwrap_or(TPM), pcr)?;
+    let values = |held: Vec<Digest>| {
+        let values = held.into_iter().map(|value| (pcr, value)).collect();
+        judge(Anchor::Exactly(values))
+    };
+    Ok(live::judge(source, entries, &mut tpm, values)?)
+}
+
+fn this_boot(start: &Start, source: &Source) -> Result<(), VerifyError> {
+    let running = running_boot()?;
+    if start.boot_id == running {
+        return Ok(());
+    }
+    Err(VerifyError::OtherBoot {
+        list: source.to_string(),
+        of: start.boot_id.clone(),
+        running,
+    })
+}
+
+/// Looks at the device first: what is missing is then one sentence, where the TPM's
+/// software stack would print its own lines besides.
+fn connect(tcti: &str, pcr: u32) -> Result<PcrSink, VerifyError> {
+    if let Some(path) = tcti.strip_prefix("device:") {
+        let path = Path::new(path);
+        access(path, Access::READ_OK | Access::WRITE_OK).map_err(|errno| VerifyError::Device {
+            path: path.to_owned(),
+            source: errno.into(),
+        })?;
+    }
+    Ok(PcrSink::open(tcti, pcr)?)
+}
+
+/// What a reader of a negative verdict should know of a list that lags.
+fn note(looked: &Looked) -> Option<String> {
+    if !looked.judgement.lags() || looked.looks == 1 {
+        return None;
+    }
+    let looks = looked.looks;
+    Some(if looked.moving {
+        format!(
+            "the PCR was still being extended after {looks} looks: the agent is behind with its work; verify again later"
+        )
+    } else {
+        format!(
+            "an agent at work extends an entry right after it lists it, but {looks} looks found the PCR unchanged"
+        )
+    })
+}

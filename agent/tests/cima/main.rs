@@ -1,0 +1,10 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The command `cima`, run as a user runs it.
+#![expect(clippy::unwrap_used, reason = "a panic in a test keeps its stack")]
+
+mod command;
+mod evmctl;
+mod list;
+mod log;
+mod tpm;
+mod verify;
