@@ -12,6 +12,10 @@ use serde::Deserialize;
 /// Where the configuration is looked for.
 pub const DEFAULT_PATH: &str = "/etc/cima/cimad.toml";
 
+/// The PCR of a node whose configuration names none: cannot be reset, and nobody else
+/// extends it after boot.
+pub const DEFAULT_PCR: u32 = 13;
+
 /// Why the configuration is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -127,7 +131,7 @@ impl Default for SinkConfig {
     fn default() -> Self {
         Self {
             kind: SinkKind::Pcr,
-            pcr: 13,
+            pcr: DEFAULT_PCR,
             tpm: "device:/dev/tpmrm0".into(),
         }
     }

@@ -42,7 +42,7 @@ impl Site {
     /// Writes the configuration: the site's paths, then `more` TOML.
     pub(crate) fn configure(&self, more: &str) {
         let text = format!(
-            "state_dir = \"{}\"\npolicy = \"{}\"\n{}[probes]\nobject = \"{PROBES}\"\n",
+            "state_dir = \"{}\"\npolicy = \"{}\"\n{}[probes]\nobject = \"{PROBES}\"\ndebug = true\n",
             self.state().display(),
             self.policy().display(),
             more
@@ -70,6 +70,17 @@ impl Site {
     pub(crate) fn list(&self) -> PathBuf {
         let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").expect("procfs is there");
         self.state().join("ledger").join(boot.trim())
+    }
+
+    /// Copies list and log to the host, for whoever looks into a failure.
+    fn keep(&self) {
+        let name = self.dir.file_name().unwrap_or_default();
+        let kept = Path::new("/out").join(name);
+        let _ = fs::create_dir_all(&kept);
+        for file in fs::read_dir(self.list()).into_iter().flatten().flatten() {
+            let _ = fs::copy(file.path(), kept.join(file.file_name()));
+        }
+        let _ = fs::write(kept.join("cimad.log"), self.log());
     }
 
     pub(crate) fn log(&self) -> String {
@@ -171,11 +182,18 @@ impl Site {
 
     /// `cima verify` of this boot's list against the TPM: exit code and text.
     pub(crate) fn verify(&self) -> process::Ran {
+        self.verify_in("13")
+    }
+
+    /// [`Site::verify`], with the PCR that the list must be in.
+    pub(crate) fn verify_in(&self, pcr: &str) -> process::Ran {
         let list = self.list();
         process::run(&[
             CIMA,
             "verify",
             "--tpm",
+            "--expect-pcr",
+            pcr,
             "--",
             list.to_str().expect("a plain path"),
         ])
@@ -224,6 +242,7 @@ impl Running<'_> {
         );
         let status = self.wait();
         assert_eq!(status, Some(0), "exit code of cimad: {}", self.site.log());
+        self.site.keep();
     }
 
     /// SIGKILL.

@@ -20,6 +20,7 @@ use super::{
     verdict::{Paint, Verdict},
 };
 use crate::{
+    config::DEFAULT_PCR,
     exit::Outcome,
     sink::{PcrSink, SinkError},
     verify::{Anchor, Judge, Start},
@@ -46,8 +47,8 @@ const PCR_FILE: u64 = 1 << 20;
   cima verify list.ima --pcr sha256:13=7e01... the value out of a checked quote
   cima verify --json | jq .good
 
-The last line is the verdict. The list names its PCR: see that it is the one your agents
-use, or give that PCR's value only (--pcr). Violations on record are warnings, except
+The last line is the verdict. A list names its PCR itself: --expect-pcr says which one
+your agents use, if it is not 13. Violations on record are warnings, except
 those of a broken chain; the verdict is about the list, not about what it records.
 
 Exit codes: 0 the list is what was extended, 1 it is not, 2 usage, or something
@@ -66,6 +67,9 @@ pub struct VerifyArgs {
     /// Compare with this value; may be repeated
     #[arg(long, value_name = "BANK:PCR=HEX", group = "values")]
     pcr: Vec<PcrValue>,
+    /// PCR that a cima list must be kept in; 13, unless --pcr says which by its value
+    #[arg(long, value_name = "PCR")]
+    expect_pcr: Option<u32>,
     /// Believe what the list says its PCR held before the first entry
     #[arg(long)]
     trust_start: bool,
@@ -156,9 +160,12 @@ pub fn run(args: &VerifyArgs) -> Result<Outcome, VerifyError> {
     let given = given(args)?;
     let source = Source::find(args.list.as_deref(), &args.state_dir)?;
     let mut entries = source.open()?;
+    let pinned = !args.pcr.is_empty();
+    let expected_pcr = args.expect_pcr.or_else(|| (!pinned).then_some(DEFAULT_PCR));
     let judge = |anchor| {
         Judge::new(anchor)
             .trusting_start(args.trust_start)
+            .expecting_pcr(expected_pcr)
             .of_ledger(matches!(source, Source::Ledger(_)))
     };
     let (origin, looked) = match given {

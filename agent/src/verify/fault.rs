@@ -170,6 +170,16 @@ pub enum FaultKind {
     /// The list says that nothing anchors it, and no values were given.
     #[error("not anchored: nothing vouches for this list")]
     NotAnchored,
+    /// A cima list in another PCR than the node's agent uses.
+    #[error(
+        "the list is kept in PCR {found}, not in PCR {expected}: whoever chooses the PCR can keep a second, nicer list there (--expect-pcr {found} if that is where your agent keeps it)"
+    )]
+    OtherPcr {
+        /// Where the agent keeps its list.
+        expected: u32,
+        /// Where this one is.
+        found: u32,
+    },
     /// The PCR holds a beginning of the list.
     #[error("{}", prefix(*held, *entries, name))]
     NotExtended {
@@ -207,6 +217,7 @@ impl FaultKind {
             Self::ChainBroken => "chain-broken",
             Self::ChainViolation(_) => "chain-violation",
             Self::NotAnchored => "not-anchored",
+            Self::OtherPcr { .. } => "other-pcr",
             Self::NotExtended { .. } => "not-extended",
             Self::NoReplay => "no-replay",
         }
@@ -217,7 +228,11 @@ impl FaultKind {
     pub fn is_of_list(&self) -> bool {
         matches!(
             self,
-            Self::Empty | Self::NotAnchored | Self::NotExtended { .. } | Self::NoReplay
+            Self::Empty
+                | Self::NotAnchored
+                | Self::OtherPcr { .. }
+                | Self::NotExtended { .. }
+                | Self::NoReplay
         )
     }
 }

@@ -30,6 +30,7 @@ pub struct Judge {
     comparison: Comparison,
     not_anchored: bool,
     trust_start: bool,
+    expected_pcr: Option<u32>,
     /// Whether the list must be cima's, or turned out to be.
     cima: bool,
     entries: u64,
@@ -62,6 +63,7 @@ impl Judge {
             not_anchored: anchor == Anchor::Absent,
             comparison: Comparison::new(anchor),
             trust_start: false,
+            expected_pcr: None,
             cima: false,
             entries: 0,
             pcr: None,
@@ -85,6 +87,14 @@ impl Judge {
     #[must_use]
     pub fn of_ledger(mut self, ledger: bool) -> Self {
         self.cima = ledger;
+        self
+    }
+
+    /// The PCR that a cima list is to be kept in. The list names its PCR itself, and
+    /// who may extend any PCR may anchor a list of his own in one that nobody uses.
+    #[must_use]
+    pub fn expecting_pcr(mut self, pcr: Option<u32>) -> Self {
+        self.expected_pcr = pcr;
         self
     }
 
@@ -302,6 +312,13 @@ impl Judge {
             Held::NotCompared => Some((None, FaultKind::NotAnchored)),
             Held::Nothing => Some((None, FaultKind::NoReplay)),
         };
+        if let (true, false, Some(expected), Some(found)) =
+            (self.cima, self.not_anchored, self.expected_pcr, self.pcr)
+            && expected != found
+        {
+            let kind = FaultKind::OtherPcr { expected, found };
+            self.faults.push(Fault { at: None, kind });
+        }
         self.faults
             .extend(of_list.map(|(at, kind)| Fault { at, kind }));
         Judgement {

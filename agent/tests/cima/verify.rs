@@ -354,6 +354,20 @@ fn a_kernels_list_in_the_place_of_cimas_is_refused() {
 }
 
 #[test]
+fn a_list_in_another_pcr_than_the_agents_is_refused() {
+    let list = List::good();
+    good(&verify(
+        &list.binary(),
+        &list.values(),
+        &["--expect-pcr", "13"],
+    ));
+    bad(
+        &verify(&list.binary(), &list.values(), &["--expect-pcr", "15"]),
+        &["the list is kept in PCR 13, not in PCR 15"],
+    );
+}
+
+#[test]
 fn every_value_on_the_command_line_must_fit_but_a_file_may_have_others() {
     let files = Files::new();
     let list = List::good();

@@ -43,11 +43,15 @@ fn play(claims: &mut Claims, _arguments: &[String]) {
         },
     );
     agent.stop();
-    step("what the kernel hashed when they mapped it executable, by container");
+    step("what was measured, by container");
     claims.claim("both containers are in the list", || {
         let containers = by_container(&site);
         for (id, files) in &containers {
-            println!("\n    container {}", id.get(..12).unwrap_or(id));
+            println!("\n    container {} ran", id.get(..12).unwrap_or(id));
+            for command in commands(&site, id) {
+                println!("      $ {command}");
+            }
+            println!("    and mapped executable, with the SHA-256 that the kernel computed:");
             for (path, digest) in files {
                 println!("      {digest:.16}…  {path}");
             }
@@ -104,6 +108,16 @@ fn by_container(site: &Site) -> BTreeMap<String, BTreeMap<String, String>> {
         }
     }
     containers
+}
+
+/// What a container executed.
+fn commands(site: &Site, container: &str) -> Vec<String> {
+    site.context_events()
+        .iter()
+        .filter(|event| text(&event["identity"]["container_id"]) == container)
+        .filter_map(|event| event["execution"]["args"].as_array())
+        .map(|args| args.iter().map(text).collect::<Vec<_>>().join(" "))
+        .collect()
 }
 
 /// A copy in which the last program has another digest, with template hash and d-ng made to fit.

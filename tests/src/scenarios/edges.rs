@@ -101,13 +101,19 @@ fn play(claims: &mut Claims, _arguments: &[String]) {
             perl(DIRECT);
             let wanted = (
                 "cima-violation:hash:unregistered:/var/tmp/direct".to_owned(),
-                "v1;hash;errno=13".to_owned(),
+                // EOPNOTSUPP
+                "v1;hash;errno=95".to_owned(),
             );
             eventually("there is a violation", || {
                 site.policy_events().contains(&wanted).then_some(())
             });
         },
     );
+    claims.claim("the probes' debug messages are in the agent's log", || {
+        eventually("there is one", || {
+            site.log().contains("no hash: error -95").then_some(())
+        });
+    });
     agent.stop();
     claims.claim("the list with all of it replays to the TPM", || {
         site.verify().succeeded();

@@ -186,7 +186,12 @@ fn other_sinks(claims: &mut Claims) {
                 "it says {}",
                 site.log()
             );
-            site.verify().succeeded();
+            site.verify_in("16").succeeded();
+            let said = site.verify().stdout;
+            assert!(
+                said.contains("the list is kept in PCR 16, not in PCR 13"),
+                "a list in another PCR than expected: {said}"
+            );
         },
     );
     claims.claim(

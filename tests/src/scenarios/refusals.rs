@@ -21,7 +21,7 @@ fn play(claims: &mut Claims, _arguments: &[String]) {
     claims.claim("no TPM and no BPF LSM: a sentence for each", || {
         let said = site.refused();
         assert!(
-            said.contains("the TPM at device:/dev/tpmrm0 does not answer"),
+            said.contains("there is no usable TPM at /dev/tpmrm0: No such file"),
             "it says {said}"
         );
         assert!(
