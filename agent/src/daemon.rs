@@ -14,10 +14,11 @@ use std::{
 };
 
 use cima_policies::{MeasurementPolicy, PolicyError};
-use ima_log::HashAlgorithm;
+use ima_log::{Digest, HashAlgorithm};
 use rustix::time::{ClockId, clock_gettime};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
+    sync::oneshot,
     time::{Interval, MissedTickBehavior, interval},
 };
 
@@ -119,7 +120,7 @@ pub async fn run(config: &Config, config_bytes: &[u8]) -> Result<(), DaemonError
     let object = fs::read(&config.probes.object)
         .map_err(doing(format!("read {}", config.probes.object.display())))?;
     let host_ns = namespaces_of("1").map_err(doing("look at the namespaces of process 1"))?;
-    let mut signals = Signals::new().map_err(doing("catch signals"))?;
+    let mut reload = signal(SignalKind::hangup()).map_err(doing("catch signals"))?;
 
     let offsets = Offsets::from_running_kernel()?;
     let mut probes = Probes::load(
@@ -138,13 +139,14 @@ pub async fn run(config: &Config, config_bytes: &[u8]) -> Result<(), DaemonError
     report_opened(&opened, &ledger);
     let (writer, queue) =
         Writer::start(ledger, config.queue.events).map_err(doing("start a thread"))?;
+    let mut stopping = on_stop(writer.stopper()).map_err(doing("catch signals"))?;
 
     let digest = |bytes: &[u8]| HashAlgorithm::Sha256.digest(bytes);
-    let parts = vec![
-        PolicyEvent::agent(SelfPart::Binary, &self_test.binary),
-        PolicyEvent::agent(SelfPart::Probes, &digest(&object)),
-        PolicyEvent::agent(SelfPart::Config, &digest(config_bytes)),
-        PolicyEvent::agent(SelfPart::Policy, &digest(&policy_bytes)),
+    let parts = [
+        (SelfPart::Binary, self_test.binary),
+        (SelfPart::Probes, digest(&object)),
+        (SelfPart::Config, digest(config_bytes)),
+        (SelfPart::Policy, digest(&policy_bytes)),
     ];
     let mut daemon = Daemon {
         probes,
@@ -153,14 +155,16 @@ pub async fn run(config: &Config, config_bytes: &[u8]) -> Result<(), DaemonError
         host_ns,
         losses: Losses::default(),
     };
-    daemon.say(parts, None).await?;
+    daemon.introduce(&parts).await?;
     daemon
         .measure(self_test.others.into_iter().map(Ok).collect())
         .await?;
     notify(&[sd_notify::NotifyState::Ready]);
     tracing::info!("measuring");
 
-    let result = daemon.serve(config, &mut signals, &writer).await;
+    let result = daemon
+        .serve(config, &mut reload, &mut stopping, &writer)
+        .await;
     notify(&[sd_notify::NotifyState::Stopping]);
     let drained = match result {
         Ok(()) => daemon.drain().await,
@@ -190,7 +194,8 @@ impl Daemon {
     async fn serve(
         &mut self,
         config: &Config,
-        signals: &mut Signals,
+        reload: &mut Signal,
+        stopping: &mut oneshot::Receiver<()>,
         writer: &Writer,
     ) -> Result<(), DaemonError> {
         let mut loss_check = ticks();
@@ -206,11 +211,27 @@ impl Daemon {
                     }
                     self.report_losses().await?;
                 }
-                _ = signals.reload.recv() => self.reload(&config.policy).await?,
-                _ = signals.terminate.recv() => return Ok(()),
-                _ = signals.interrupt.recv() => return Ok(()),
+                _ = reload.recv() => self.reload(&config.policy).await?,
+                _ = &mut *stopping => return Ok(()),
             }
         }
+    }
+
+    /// The agent's own parts: listed once a boot each, named in full at every start.
+    async fn introduce(&self, parts: &[(SelfPart, Digest)]) -> Result<(), DaemonError> {
+        let events = parts
+            .iter()
+            .map(|(part, digest)| PolicyEvent::agent(*part, digest))
+            .collect();
+        let parts = parts
+            .iter()
+            .map(|(part, digest)| proto::Part {
+                name: part.to_string(),
+                digest: digest.to_string(),
+            })
+            .collect();
+        let parts = proto::context_event::What::Parts(proto::Parts { parts });
+        self.say(events, Some(parts)).await
     }
 
     /// What is still in the ring buffer, the last losses, and a farewell.
@@ -239,8 +260,7 @@ impl Daemon {
                 }
                 Err(error) => {
                     tracing::error!("{error}");
-                    let lost = PolicyEvent::violation(Violation::Loss, b"", "unreadable-record");
-                    self.say(vec![lost], None).await?;
+                    self.lost("unreadable-record", 0, 1).await?;
                 }
             }
         }
@@ -251,23 +271,27 @@ impl Daemon {
     async fn report_losses(&mut self) -> Result<(), DaemonError> {
         let losses = self.probes.losses()?;
         for (cause, cpu, count) in losses.since(&self.losses) {
-            let total = losses.total(cause);
             tracing::error!("{count} events lost on CPU {cpu}: {}", cause.name());
-            let detail = format!("cause={};total={total}", cause.name());
-            let cause = cause.name().to_owned();
-            let loss = proto::Loss {
-                cause,
-                cpu: u32::try_from(cpu).unwrap_or(u32::MAX),
-                count,
-            };
-            self.say(
-                vec![PolicyEvent::violation(Violation::Loss, b"", &detail)],
-                Some(proto::context_event::What::Loss(loss)),
-            )
-            .await?;
+            self.lost(cause.name(), cpu, count).await?;
         }
         self.losses = losses;
         Ok(())
+    }
+
+    /// A violation and a context event. With the time in it, since a value is listed
+    /// once and the same loss may happen again.
+    async fn lost(&self, cause: &str, cpu: usize, count: u64) -> Result<(), DaemonError> {
+        let detail = format!("cause={cause};count={count};at={}", boot_time_ns());
+        let loss = proto::Loss {
+            cause: cause.to_owned(),
+            cpu: u32::try_from(cpu).unwrap_or(u32::MAX),
+            count,
+        };
+        self.say(
+            vec![PolicyEvent::violation(Violation::Loss, b"", &detail)],
+            Some(proto::context_event::What::Loss(loss)),
+        )
+        .await
     }
 
     /// Takes a changed policy; a wrong one is reported and the old stays in force.
@@ -279,7 +303,7 @@ impl Daemon {
                 return Ok(());
             }
         };
-        // Measured before it is in force.
+        // On its way to the list before it is in force.
         let digest = HashAlgorithm::Sha256.digest(&bytes);
         let loaded = proto::PolicyLoaded {
             sha256: digest.bytes().to_vec(),
@@ -315,20 +339,22 @@ impl Daemon {
     }
 }
 
-struct Signals {
-    reload: Signal,
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    fn new() -> io::Result<Self> {
-        Ok(Self {
-            reload: signal(SignalKind::hangup())?,
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-        })
-    }
+/// SIGTERM or SIGINT: tells the writer, which may be waiting for a TPM that is gone
+/// while everybody else waits for the writer, and then the daemon.
+fn on_stop(stop_waiting: impl FnOnce() + Send + 'static) -> io::Result<oneshot::Receiver<()>> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let (tell, told) = oneshot::channel();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        stop_waiting();
+        // Nobody listens once the daemon has failed by itself.
+        let _ = tell.send(());
+    });
+    Ok(told)
 }
 
 fn ticks() -> Interval {
@@ -372,7 +398,8 @@ fn lock(state_dir: &Path) -> Result<OwnedFd, DaemonError> {
     .map_err(|errno| doing(format!("open {}", path.display()))(errno.into()))?;
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(file),
-        Err(_) => Err(DaemonError::Running(state_dir.to_owned())),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(DaemonError::Running(state_dir.to_owned())),
+        Err(errno) => Err(doing(format!("lock {}", path.display()))(errno.into())),
     }
 }
 

@@ -4,6 +4,8 @@
 
 use std::{fs, io, path::Path};
 
+use cima_policies::{MeasurementPolicy, PolicyError};
+
 use crate::{
     config::{Config, SinkKind},
     probes::VMLINUX,
@@ -14,6 +16,8 @@ use crate::{
 const OLDEST: (u32, u32) = (6, 1);
 /// Active LSMs, comma-separated.
 const LSM: &str = "/sys/kernel/security/lsm";
+/// The kernel's own IMA.
+const IMA: &str = "/sys/kernel/security/ima";
 const BPFFS: &str = "/sys/fs/bpf";
 /// `include/uapi/linux/magic.h`.
 const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
@@ -41,7 +45,21 @@ pub enum Missing {
     /// No types.
     #[error("{VMLINUX} is missing: cima needs a kernel built with CONFIG_DEBUG_INFO_BTF")]
     Btf,
-    /// Where pinned objects live.
+    /// Nobody to compute hashes.
+    #[error(
+        "{IMA} is missing: cima takes its hashes from IMA, which this kernel was built without (CONFIG_IMA)"
+    )]
+    Ima,
+    /// The policy.
+    #[error("{path}: {source}")]
+    Policy {
+        /// Where.
+        path: String,
+        /// What is wrong.
+        #[source]
+        source: PolicyError,
+    },
+    /// Where BPF objects are pinned.
     #[error("{BPFFS} is not a BPF file system: mount -t bpf bpf {BPFFS}")]
     Bpffs,
     /// A needed file.
@@ -77,12 +95,14 @@ pub struct Report {
 /// Looks at everything that `config` needs.
 pub fn check(config: &Config) -> Report {
     let mut report = Report::default();
-    let checks: [Result<(), Missing>; 6] = [
+    let checks: [Result<(), Missing>; 8] = [
         root(),
         kernel(),
         lsm(),
+        ima(),
         btf(),
         bpffs(),
+        policy(&config.policy),
         file("the probe object", &config.probes.object),
     ];
     report
@@ -143,6 +163,29 @@ fn lsm() -> Result<(), Missing> {
         .filter(|lsm| *lsm != "capability")
         .collect();
     Err(Missing::BpfLsm(others.join(",")))
+}
+
+fn ima() -> Result<(), Missing> {
+    // Without securityfs that is what is said, once.
+    if Path::new(IMA).exists() || !Path::new(LSM).exists() {
+        Ok(())
+    } else {
+        Err(Missing::Ima)
+    }
+}
+
+fn policy(path: &Path) -> Result<(), Missing> {
+    let text = fs::read_to_string(path).map_err(|source| Missing::File {
+        what: "the policy",
+        path: path.display().to_string(),
+        source,
+    })?;
+    MeasurementPolicy::parse(&text)
+        .map(drop)
+        .map_err(|source| Missing::Policy {
+            path: path.display().to_string(),
+            source,
+        })
 }
 
 fn btf() -> Result<(), Missing> {

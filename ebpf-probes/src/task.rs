@@ -21,8 +21,8 @@ use crate::kernel::{
 
 /// Cgroups are looked at up to this depth above the task's own.
 const CGROUP_DEPTH: usize = 8;
-/// Longest component kept of a cgroup path, NUL included; runtimes' are below 96.
-const CGROUP_COMPONENT: usize = 128;
+/// Room for a component of a cgroup path, NUL included: `NAME_MAX` and one.
+const CGROUP_COMPONENT: usize = 256;
 
 /// The current task.
 pub struct Task(Object);
@@ -197,7 +197,7 @@ impl Task {
                     read_pointer(node, OFF_KN_NAME.load()).cast(),
                 )
             };
-            if n < 0 || n > CGROUP_COMPONENT as i64 {
+            if n <= 0 || n > CGROUP_COMPONENT as i64 {
                 cut = true;
                 break;
             }

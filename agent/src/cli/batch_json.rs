@@ -54,6 +54,7 @@ enum Said {
     PolicyLoaded {
         sha256: String,
     },
+    Parts(Vec<Part>),
     /// An event that this version does not know: its bytes.
     UnknownHex(String),
 }
@@ -155,6 +156,12 @@ struct Mapping {
 }
 
 #[derive(Serialize)]
+struct Part {
+    name: String,
+    digest: String,
+}
+
+#[derive(Serialize)]
 struct Loss {
     cause: String,
     cpu: u32,
@@ -190,6 +197,9 @@ impl From<EventView<'_>> for Event {
                     cpu,
                     count,
                 }),
+                Some(What::Parts(proto::Parts { parts })) => {
+                    Said::Parts(parts.into_iter().map(Part::from).collect())
+                }
                 Some(What::PolicyLoaded(proto::PolicyLoaded { sha256 })) => Said::PolicyLoaded {
                     sha256: hex::encode(sha256),
                 },
@@ -376,6 +386,16 @@ impl From<proto::Mapping> for Mapping {
             hash_error,
             prot,
             map_flags,
+        }
+    }
+}
+
+impl From<proto::Part> for Part {
+    fn from(part: proto::Part) -> Self {
+        let proto::Part { name, digest } = part;
+        Self {
+            name: escaped(name.as_bytes()),
+            digest: escaped(digest.as_bytes()),
         }
     }
 }

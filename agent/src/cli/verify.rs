@@ -5,12 +5,11 @@
 use std::{
     fs::File,
     io::{self, IsTerminal as _, Read as _, Write as _},
-    path::{Path, PathBuf},
+    path::PathBuf,
 };
 
 use clap::Args;
 use ima_log::{Digest, Entry};
-use rustix::fs::{Access, access};
 
 use super::{
     live::{self, LiveError, Looked},
@@ -91,20 +90,8 @@ pub enum VerifyError {
     #[error(transparent)]
     Live(#[from] LiveError),
     /// See [`SinkError`].
-    #[error(transparent)]
+    #[error("{0} (name another with --tpm=, or give values with --pcrs or --pcr)")]
     Tpm(#[from] SinkError),
-    /// No device, or not for this user.
-    #[error(
-        "cannot use the TPM {}: {source} (name another with --tpm=, or give values with --pcrs or --pcr)",
-        path.display()
-    )]
-    Device {
-        /// The device's file.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
     /// The TPM has forgotten.
     #[error(
         "{list} is of boot {of}, and the TPM's PCRs are of boot {running}: give the values of that boot with --pcrs or --pcr"
@@ -266,7 +253,7 @@ fn against_tpm(
     if let Some(start) = start {
         this_boot(&start, source)?;
     }
-    let mut tpm = connect(args.tpm.as_deref().unwrap_or(TPM), pcr)?;
+    let mut tpm = PcrSink::open(args.tpm.as_deref().unwrap_or(TPM), pcr)?;
     let values = |held: Vec<Digest>| {
         let values = held.into_iter().map(|value| (pcr, value)).collect();
         judge(Anchor::Exactly(values))
@@ -284,19 +271,6 @@ fn this_boot(start: &Start, source: &Source) -> Result<(), VerifyError> {
         of: start.boot_id.clone(),
         running,
     })
-}
-
-/// Looks at the device first: what is missing is then one sentence, where the TPM's
-/// software stack would print its own lines besides.
-fn connect(tcti: &str, pcr: u32) -> Result<PcrSink, VerifyError> {
-    if let Some(path) = tcti.strip_prefix("device:") {
-        let path = Path::new(path);
-        access(path, Access::READ_OK | Access::WRITE_OK).map_err(|errno| VerifyError::Device {
-            path: path.to_owned(),
-            source: errno.into(),
-        })?;
-    }
-    Ok(PcrSink::open(tcti, pcr)?)
 }
 
 /// What a reader of a negative verdict should know of a list that lags.

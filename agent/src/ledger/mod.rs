@@ -28,7 +28,9 @@ use ima_log::{Digest, Entry, EntryError, HashAlgorithm, Replay};
 use sha2::{Digest as _, Sha256};
 
 use crate::{
-    measure::{Batch, ContextEvent, PolicyEvent, Violation, batch_name, proto},
+    measure::{
+        Batch, ContextEvent, PolicyEvent, Violation, batch_name, batch_number, decode_batch, proto,
+    },
     sink::{Sink, SinkError},
 };
 use intent::Intent;
@@ -97,6 +99,8 @@ pub struct Ledger {
     seen: HashSet<[u8; 32]>,
     next_batch: u64,
     entries: u64,
+    /// Whether the last batch says that the agent ended in order.
+    stopped: bool,
 }
 
 impl Ledger {
@@ -201,7 +205,10 @@ impl Ledger {
         let Ok(fields) = entry.fields() else { return };
         let (name, payload) = (fields.name, fields.payload.unwrap_or_default());
         match batch_number(name) {
-            Some(seq) => self.next_batch = self.next_batch.max(seq + 1),
+            Some(seq) => {
+                self.next_batch = self.next_batch.max(seq.saturating_add(1));
+                self.stopped = says_stop(payload);
+            }
             None => {
                 self.seen.insert(key(name, payload));
             }
@@ -244,6 +251,14 @@ impl Ledger {
         )
     }
 
+    /// Records that the agent before this one did not end in order: what it had queued,
+    /// and what the kernel reported until now, is lost.
+    fn record_unclean_stop(&mut self) -> Result<(), LedgerError> {
+        let detail = format!("cause=unclean-stop;before=cima-ctx:{}", self.next_batch);
+        let event = PolicyEvent::violation(Violation::Loss, b"", &detail);
+        self.commit(&[event], Batch::new())
+    }
+
     fn empty_replay(&self, held: &[Digest]) -> Replay {
         let banks: Vec<_> = held.iter().map(Digest::algorithm).collect();
         held.iter().fold(Replay::new(&banks), |replay, value| {
@@ -276,12 +291,13 @@ fn matches(replay: &Replay, pcr: u32, held: &[Digest]) -> bool {
         .all(|value| replay.value(pcr, value.algorithm()) == Some(*value))
 }
 
-/// The number in `cima-ctx:<seq>`.
-pub(crate) fn batch_number(name: &[u8]) -> Option<u64> {
-    std::str::from_utf8(name.strip_prefix(b"cima-ctx:")?)
-        .ok()?
-        .parse()
-        .ok()
+/// Whether a batch ends with the agent's farewell.
+fn says_stop(payload: &[u8]) -> bool {
+    let last = decode_batch(payload).and_then(|batch| batch.events.into_iter().next_back());
+    matches!(
+        last.and_then(|event| event.what),
+        Some(proto::context_event::What::Stop(_))
+    )
 }
 
 fn key(name: &[u8], payload: &[u8]) -> [u8; 32] {

@@ -12,15 +12,12 @@ use std::{
 use ima_log::{BinaryReader, Digest, Entry, Replay};
 
 use super::{
-    Ledger, LedgerError, Origin, at, batch_number,
+    Ledger, LedgerError, Origin, at,
     intent::{FORMAT, Intent},
     matches,
     segment::{Segment, segments},
 };
-use crate::{
-    measure::{decode_batch, proto},
-    sink::Sink,
-};
+use crate::{measure::proto, sink::Sink, verify::Start};
 
 /// What was found when the list was opened.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -81,6 +78,7 @@ pub(super) fn open(
         seen: HashSet::new(),
         next_batch: 0,
         entries: 0,
+        stopped: true,
     };
     let fit = ledger.read_back(&numbers, &held)?;
     let opened = ledger.resume(fit, last, &held)?;
@@ -105,7 +103,10 @@ impl Ledger {
             for record in BinaryReader::new(segment.reader(end)?, FORMAT) {
                 match record {
                     Ok((_, entry)) => {
-                        if self.reread(&entry) {
+                        if entry.pcr != self.pcr {
+                            problem.get_or_insert(format!("pcr={};list={}", self.pcr, entry.pcr));
+                        }
+                        if self.reread(&entry) && entry.pcr == self.pcr {
                             // A break before this segment is on record in it.
                             problem = None;
                         }
@@ -180,6 +181,9 @@ impl Ledger {
             Fit::Whole { completed } => {
                 self.complete()?;
                 let entries = self.entries;
+                if !self.stopped {
+                    self.record_unclean_stop()?;
+                }
                 let held = self.sink.read()?;
                 self.begin(Reason::Restart, &held)?;
                 Ok(Opened::Continued { entries, completed })
@@ -207,24 +211,8 @@ impl Ledger {
     }
 }
 
-/// The PCR values that a segment says it started from, if `entry` begins one.
-pub(crate) fn segment_start(entry: &Entry) -> Option<Vec<Digest>> {
-    let fields = entry.fields().ok()?;
-    batch_number(fields.name)?;
-    let batch = decode_batch(fields.payload?)?;
-    let proto::context_event::What::Start(start) = batch.events.into_iter().next()?.what? else {
-        return None;
-    };
-    if start.reason() == proto::start::Reason::Restart {
-        return None;
-    }
-    start
-        .banks
-        .iter()
-        .map(|bank| {
-            format!("{}:{}", bank.algorithm, hex::encode(&bank.value))
-                .parse()
-                .ok()
-        })
-        .collect()
+/// The PCR values that the chain starts from at `entry`, if it starts there.
+fn segment_start(entry: &Entry) -> Option<Vec<Digest>> {
+    let start = Start::of(entry)?;
+    (start.reason != proto::start::Reason::Restart).then_some(start.values)
 }

@@ -9,7 +9,7 @@ use std::{
 
 use ima_log::{BinaryReader, Digest, Entry, HashAlgorithm};
 
-use super::{Ledger, LedgerError, Opened, Origin, intent::FORMAT, segments};
+use super::{Ledger, LedgerError, Message, Opened, Origin, Writer, intent::FORMAT, segments};
 use crate::{
     measure::{Batch, ContextEvent, PolicyEvent, SelfPart, proto},
     sink::{Sink, SinkError},
@@ -26,6 +26,8 @@ struct State {
     values: Vec<Digest>,
     /// Commands until the next failure; `None`: never.
     fails_after: Option<u32>,
+    /// Whether every command fails.
+    gone: bool,
     /// Whether the failing extend is carried out before the answer is lost.
     extends_anyway: bool,
 }
@@ -35,6 +37,7 @@ impl Tpm {
         Self(Arc::new(Mutex::new(State {
             values: BANKS.iter().map(|bank| Digest::zeros(*bank)).collect(),
             fails_after: None,
+            gone: false,
             extends_anyway: false,
         })))
     }
@@ -83,6 +86,9 @@ impl Sink for Tpm {
 
     fn extend(&mut self, entry: &Entry) -> Result<(), SinkError> {
         self.with(|state| {
+            if state.gone {
+                return Err(SinkError::NoBank(PCR));
+            }
             if state.fails_after == Some(0) {
                 if state.extends_anyway {
                     state.extend(entry);
@@ -97,6 +103,9 @@ impl Sink for Tpm {
     }
 
     fn reopen(&mut self) -> Result<(), SinkError> {
+        if self.with(|state| state.gone) {
+            return Err(SinkError::NoBank(PCR));
+        }
         Ok(())
     }
 }
@@ -153,6 +162,7 @@ fn replays(dir: &Path, tpm: &Tpm) -> bool {
     let mut state = State {
         values: BANKS.iter().map(|bank| Digest::zeros(*bank)).collect(),
         fails_after: None,
+        gone: false,
         extends_anyway: false,
     };
     list(dir).iter().for_each(|entry| state.extend(entry));
@@ -168,6 +178,7 @@ fn a_value_is_listed_once_a_boot_and_survives_a_restart() {
         .commit(&[event(1), event(2), event(1)], batch())
         .unwrap();
     ledger.commit(&[event(2)], Batch::new()).unwrap();
+    assert!(ledger.stopped, "the batch was a farewell");
     drop(ledger);
     let (mut ledger, opened) = open(dir.path(), &tpm);
     assert_eq!(
@@ -337,6 +348,104 @@ fn a_crash_while_the_very_first_entry_is_written_loses_nothing() {
             completed: 1
         }
     );
+}
+
+#[test]
+fn an_agent_that_did_not_say_farewell_has_lost_what_it_had_queued() {
+    let (dir, tpm) = (tempfile::tempdir().unwrap(), Tpm::new());
+    let (mut ledger, _) = open(dir.path(), &tpm);
+    ledger.commit(&[event(1)], Batch::new()).unwrap();
+    drop(ledger);
+    for start in 1..3 {
+        let (ledger, _) = open(dir.path(), &tpm);
+        drop(ledger);
+        let losses: Vec<_> = list(dir.path())
+            .iter()
+            .filter(|entry| entry.display_name().starts_with("cima-violation:loss:"))
+            .map(|entry| {
+                String::from_utf8(entry.fields().unwrap().payload.unwrap().to_vec()).unwrap()
+            })
+            .collect();
+        assert_eq!(losses.len(), start);
+        assert_eq!(
+            losses[start - 1],
+            format!("v1;loss;cause=unclean-stop;before=cima-ctx:{start}")
+        );
+    }
+    assert!(replays(dir.path(), &tpm));
+}
+
+#[test]
+fn a_list_of_another_pcr_is_not_continued() {
+    let (dir, tpm) = (tempfile::tempdir().unwrap(), Tpm::new());
+    let (mut ledger, _) = open(dir.path(), &tpm);
+    ledger.commit(&[event(1)], batch()).unwrap();
+    drop(ledger);
+    let other = Tpm::new();
+    let (_, opened) = Ledger::open(dir.path(), origin(), Box::new(other.clone()), PCR + 1).unwrap();
+    assert_eq!(
+        opened,
+        Opened::Broken {
+            detail: "pcr=14;list=13".into()
+        }
+    );
+    let (_, opened) = Ledger::open(dir.path(), origin(), Box::new(other), PCR + 1).unwrap();
+    assert!(matches!(opened, Opened::Continued { .. }), "{opened:?}");
+}
+
+/// A queue of one place in front of a TPM that fails at once.
+fn failing_writer(dir: &Path, tpm: &Tpm) -> (Writer, tokio::sync::mpsc::Sender<Message>) {
+    let (ledger, _) = open(dir, tpm);
+    tpm.with(|state| state.gone = true);
+    Writer::start(ledger, 1).unwrap()
+}
+
+fn message(n: u32) -> Message {
+    Message::Agent {
+        policy_events: vec![event(n)],
+        context: None,
+    }
+}
+
+#[test]
+fn a_tpm_that_comes_back_finds_everything_that_waited() {
+    let (dir, tpm) = (tempfile::tempdir().unwrap(), Tpm::new());
+    let (writer, queue) = failing_writer(dir.path(), &tpm);
+    queue.blocking_send(message(1)).unwrap();
+    queue.blocking_send(message(2)).unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    tpm.with(|state| state.gone = false);
+    queue.blocking_send(message(3)).unwrap();
+    drop(queue);
+    let ledger = writer.finish().unwrap();
+    assert_eq!(ledger.entries(), 4);
+    assert!(replays(dir.path(), &tpm));
+}
+
+#[test]
+fn a_stop_does_not_wait_for_a_tpm_that_is_gone_and_keeps_the_group_at_hand() {
+    let (dir, tpm) = (tempfile::tempdir().unwrap(), Tpm::new());
+    let (writer, queue) = failing_writer(dir.path(), &tpm);
+    queue.blocking_send(message(1)).unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    writer.stopper()();
+    // Whoever waits for a place in the queue is let go, too.
+    let mut refused = false;
+    for n in 2..20 {
+        refused |= queue.blocking_send(message(n)).is_err();
+    }
+    assert!(refused, "senders wait for ever");
+    assert!(matches!(writer.finish(), Err(LedgerError::Interrupted(_))));
+    tpm.with(|state| state.gone = false);
+    let (_, opened) = open(dir.path(), &tpm);
+    assert_eq!(
+        opened,
+        Opened::Continued {
+            entries: 2,
+            completed: 1
+        }
+    );
+    assert!(replays(dir.path(), &tpm));
 }
 
 #[test]

@@ -67,13 +67,19 @@ impl Writer {
         self.thread.is_finished()
     }
 
-    /// Writes what is queued and ends; the senders must be gone. A disk or TPM that
-    /// fails is not waited for: the group stays in the intent.
+    /// What makes the thread wait no longer for a disk or TPM that fails: it then ends,
+    /// the group at hand stays in the intent, and senders get an error instead of a place.
+    pub fn stopper(&self) -> impl FnOnce() + Send + use<> {
+        let stop = Arc::clone(&self.stop);
+        move || stop.store(true, Ordering::Relaxed)
+    }
+
+    /// Writes what is queued and ends; the senders must be gone.
     ///
     /// # Errors
     /// The last group could not be completed.
     pub fn finish(self) -> Result<Ledger, LedgerError> {
-        self.stop.store(true, Ordering::Relaxed);
+        self.stopper()();
         match self.thread.join() {
             Ok(result) => result,
             Err(panic) => std::panic::resume_unwind(panic),

@@ -34,6 +34,13 @@ pub fn batch_name(seq: u64) -> String {
     format!("cima-ctx:{seq}")
 }
 
+/// The number in [`batch_name`], in that one spelling; `None` for any other name.
+pub fn batch_number(name: &[u8]) -> Option<u64> {
+    let digits = std::str::from_utf8(name.strip_prefix(b"cima-ctx:")?).ok()?;
+    let number = digits.parse().ok()?;
+    (batch_name(number).as_bytes() == name).then_some(number)
+}
+
 /// The batch in an entry's payload; `None` if it is not one.
 pub fn decode_batch(payload: &[u8]) -> Option<proto::Batch> {
     proto::Batch::decode(payload.strip_prefix(PAYLOAD_PREFIX)?).ok()

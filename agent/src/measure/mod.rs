@@ -11,7 +11,9 @@ mod name;
 mod namespaced;
 mod policy_event;
 
-pub use context::{Batch, ContextEvent, PAYLOAD_PREFIX, batch_name, decode_batch, proto};
+pub use context::{
+    Batch, ContextEvent, PAYLOAD_PREFIX, batch_name, batch_number, decode_batch, proto,
+};
 pub use name::{escape, unescape};
 pub use namespaced::namespaced_digest;
 pub use policy_event::{PolicyEvent, SelfPart, Violation};

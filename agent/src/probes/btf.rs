@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use cima_abi::offsets::{Offset, SIZE_UPID, TABLE};
 use libbpf_rs::btf::{
     Btf,
-    types::{Composite, MemberAttr, Struct},
+    types::{Composite, Func, MemberAttr, Struct},
 };
 
 /// The kernel's types, as a file (Linux ≥ 5.4 with `CONFIG_DEBUG_INFO_BTF`).
@@ -22,6 +22,11 @@ pub enum BtfError {
         "the kernel's type information at {VMLINUX} cannot be read: {0}; cima needs a kernel built with CONFIG_DEBUG_INFO_BTF"
     )]
     Unreadable(#[source] libbpf_rs::Error),
+    /// Measurements would be skipped without a trace.
+    #[error(
+        "this kernel skips a sleepable LSM program while another task sleeps in it (it lacks the change \"bpf: Remove prog->active check for bpf_lsm and bpf_iter\"): executions would go unmeasured; update the kernel"
+    )]
+    SkipsPrograms,
     /// A field that this version of the probes does not know how to find.
     #[error(
         "this kernel has no {wanted} in its type information, so the probes cannot read it; this kernel is not supported yet"
@@ -31,6 +36,11 @@ pub enum BtfError {
         wanted: String,
     },
 }
+
+/// Before `bpf: Remove prog->active check for bpf_lsm and bpf_iter` (6.2, in the stable
+/// 6.1 series), the kernel skips an LSM program while another task sleeps in it on the
+/// same CPU. The change renamed the guard; where its new name exists, LSM programs are free of it.
+const UNGUARDED: &str = "__bpf_prog_enter_sleepable_recur";
 
 /// Values for the probes' read-only globals.
 #[derive(Debug)]
@@ -43,6 +53,9 @@ impl Offsets {
     /// No BTF, or a field that this kernel does not have.
     pub fn from_running_kernel() -> Result<Self, BtfError> {
         let btf = Btf::from_path(VMLINUX).map_err(BtfError::Unreadable)?;
+        if btf.type_by_name::<Func<'_>>(UNGUARDED).is_none() {
+            return Err(BtfError::SkipsPrograms);
+        }
         Self::resolve(&btf, TABLE)
     }
 

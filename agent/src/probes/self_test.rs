@@ -16,7 +16,7 @@ use cima_abi::{NS_COUNT, Ns, Scope};
 use ima_log::{Digest, HashAlgorithm};
 use procfs::process::Process as ProcProcess;
 
-use super::{Event, Hash, LoadError, Probes, What};
+use super::{Event, EventError, Hash, LoadError, Probes, What};
 
 /// How long the kernel may take to report the agent's own child.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -49,6 +49,9 @@ pub enum SelfTestError {
         /// As user space knows it.
         expected: String,
     },
+    /// A record of another layout.
+    #[error("{0}: probe object and agent are of different versions")]
+    Record(#[from] EventError),
     /// The probes' maps failed.
     #[error(transparent)]
     Probes(#[from] LoadError),
@@ -120,7 +123,7 @@ async fn collect(probes: &mut Probes, pid: u32) -> Result<Collected, SelfTestErr
         for event in probes.next(64).await? {
             let event = match event {
                 Ok(event) => event,
-                Err(error) => return Err(io::Error::other(error).into()),
+                Err(error) => return Err(error.into()),
             };
             if !event.is_self_test() {
                 others.push(event);
@@ -180,6 +183,7 @@ fn compare(events: &Collected, pid: u32) -> Result<(), SelfTestError> {
     same("the user id", exec.uid, rustix::process::getuid().as_raw())?;
     same("the group id", exec.gid, rustix::process::getgid().as_raw())?;
     same("the thread id", exec.tid, pid)?;
+    same("the process id in its namespace", exec.ns_tgid, pid)?;
     let parent = exec.ancestors.first();
     same(
         "the parent's process id",

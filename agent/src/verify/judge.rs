@@ -15,7 +15,7 @@ use super::{
     anchor::{Comparison, Held},
     judgement::Violations,
 };
-use crate::measure::{batch_name, proto};
+use crate::measure::{batch_number, proto};
 
 /// In front of every name that cima gives.
 const CIMA: &[u8] = b"cima-";
@@ -163,7 +163,7 @@ impl Judge {
         if !fields.name.starts_with(BATCH) || (!self.cima && fields.payload.is_none()) {
             return;
         }
-        let named = number(fields.name);
+        let named = batch_number(fields.name);
         let batch = fields.payload.and_then(BatchView::of);
         let (Some(named), Some(batch)) = (named, batch) else {
             self.fault(item, FaultKind::NoBatch);
@@ -339,12 +339,5 @@ impl Judge {
 /// Whether `entry` is how a cima list begins.
 fn is_beginning(entry: &Entry) -> bool {
     let name = entry.fields().ok().map(|fields| fields.name);
-    name.and_then(number) == Some(0) && Start::of(entry).is_some()
-}
-
-/// The number in `cima-ctx:<seq>`, in the one spelling the agent uses.
-fn number(name: &[u8]) -> Option<u64> {
-    let digits = std::str::from_utf8(name.strip_prefix(BATCH)?).ok()?;
-    let number = digits.parse().ok()?;
-    (batch_name(number).as_bytes() == name).then_some(number)
+    name.and_then(batch_number) == Some(0) && Start::of(entry).is_some()
 }

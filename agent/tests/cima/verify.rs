@@ -603,7 +603,7 @@ fn without_a_tpm_there_is_one_sentence() {
     let files = Files::new();
     let path = files.write("list.ima", vector("talk.bin"));
     cima(["verify", "--tpm=device:/absent/tpm", &path])
-        .refused(&["cannot use the TPM /absent/tpm: No such file"]);
+        .refused(&["there is no usable TPM at /absent/tpm: No such file"]);
     cima(["verify", "--tpm=nonsense:x", &path])
         .complained(&["`nonsense:x` is not a TPM connection"]);
 }

@@ -22,7 +22,7 @@ pub const ANCESTORS: usize = 8;
 /// Bytes of `comm` in the kernel (`TASK_COMM_LEN`).
 pub const COMM_LEN: usize = 16;
 /// Room for the cgroup path's components, nearest first, each ended by NUL.
-pub const CGROUP_LEN: usize = 512;
+pub const CGROUP_LEN: usize = 768;
 /// Room for a file's path in a [`ShortMap`] or [`ShortExec`], its NUL included.
 pub const SHORT_PATH: usize = 256;
 /// Room for a file's path in a [`LongMap`] or [`LongExec`] (`PATH_MAX`), its NUL included.
@@ -103,14 +103,12 @@ pub mod flag {
     pub const MEMFD: u16 = 1 << 2;
     /// The file has no name left (link count 0).
     pub const UNLINKED: u16 = 1 << 3;
-    /// The argument strings were longer than [`super::ARGS_LEN`].
-    pub const ARGS_TRUNCATED: u16 = 1 << 4;
     /// The argument strings could not be read.
-    pub const ARGS_UNREADABLE: u16 = 1 << 5;
+    pub const ARGS_UNREADABLE: u16 = 1 << 4;
     /// The cgroup path was longer or deeper than the record holds: its far end is cut off.
-    pub const CGROUP_TRUNCATED: u16 = 1 << 6;
+    pub const CGROUP_TRUNCATED: u16 = 1 << 5;
     /// The event belongs to the agent's self-test.
-    pub const SELF_TEST: u16 = 1 << 7;
+    pub const SELF_TEST: u16 = 1 << 6;
 }
 
 /// A task as an ancestor.
