@@ -41,11 +41,15 @@ impl Site {
 
     /// Writes the configuration: the site's paths, then `more` TOML.
     pub(crate) fn configure(&self, more: &str) {
+        self.configure_probes(more, "");
+    }
+
+    /// [`Site::configure`], with more keys of `[probes]`.
+    pub(crate) fn configure_probes(&self, more: &str, probes: &str) {
         let text = format!(
-            "state_dir = \"{}\"\npolicy = \"{}\"\n{}[probes]\nobject = \"{PROBES}\"\ndebug = true\n",
+            "state_dir = \"{}\"\npolicy = \"{}\"\n{more}[probes]\nobject = \"{PROBES}\"\ndebug = true\n{probes}",
             self.state().display(),
             self.policy().display(),
-            more
         );
         fs::write(self.config(), text).expect("the configuration can be written");
     }

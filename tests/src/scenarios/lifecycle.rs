@@ -75,7 +75,7 @@ fn play(claims: &mut Claims, _arguments: &[String]) {
         },
     );
     claims.claim(
-        "SIGTERM writes what is queued: a program run just before is in the list",
+        "SIGTERM ends in order: what ran before is in the list, and the list in the TPM",
         || {
             podman::run(Runtime::Crun, DEBIAN, &["/usr/bin/factor", "6"]).succeeded();
             agent.take().expect("it runs").stop();
@@ -102,7 +102,7 @@ fn play(claims: &mut Claims, _arguments: &[String]) {
         },
     );
     claims.claim(
-        "after kill -9 under load the list is completed and replays to the PCR",
+        "after kill -9 under load the list goes on, says so, and replays to the PCR",
         || {
             for round in 0..3 {
                 let victim = site.start();
@@ -116,6 +116,12 @@ fn play(claims: &mut Claims, _arguments: &[String]) {
                 load.finish();
             }
             site.start().stop();
+            let unclean = site
+                .policy_events()
+                .iter()
+                .filter(|(_, payload)| payload.contains("cause=unclean-stop"))
+                .count();
+            assert_eq!(unclean, 3, "each kill is on record");
             let verdict = site.verify();
             assert_eq!(
                 verdict.code(),
@@ -150,7 +156,13 @@ fn play(claims: &mut Claims, _arguments: &[String]) {
         },
     );
     other_sinks(claims);
-    claims.claim("the systemd unit is right", || {
+    claims.claim(
+        "what finds the ring buffer full is counted, and is an entry",
+        || {
+            losses();
+        },
+    );
+    claims.claim("systemd finds no fault in the unit", || {
         fs::create_dir_all("/usr/local/lib/systemd/system").expect("/usr can be written");
         fs::copy(
             "/cima/share/cimad.service",
@@ -170,6 +182,52 @@ fn play(claims: &mut Claims, _arguments: &[String]) {
             "it says {said}"
         );
     });
+}
+
+/// The agent is held while a container executes more than a small ring buffer takes.
+fn losses() {
+    let site = Site::new("losses");
+    site.configure_probes("[sink]\npcr = 23\n", "ring_bytes = 65536\n");
+    let agent = site.start();
+    agent.signal(Signal::STOP);
+    podman::run(
+        Runtime::Crun,
+        DEBIAN,
+        &["bash", "-c", "for i in $(seq 60); do /bin/true; done"],
+    )
+    .succeeded();
+    agent.signal(Signal::CONT);
+    let counted = |site: &Site| -> u64 {
+        site.context_events()
+            .iter()
+            .filter_map(|event| event["loss"]["count"].as_u64())
+            .sum()
+    };
+    let lost = eventually("a loss is in the list", || {
+        Some(counted(&site)).filter(|lost| *lost > 0)
+    });
+    agent.stop();
+    let events = site.policy_events();
+    for cause in ["map-ring-full", "exec-ring-full"] {
+        assert!(
+            events.iter().any(
+                |(name, payload)| name == "cima-violation:loss:unregistered:"
+                    && payload.contains(cause)
+            ),
+            "no violation says {cause}: {events:?}"
+        );
+    }
+    // 60 executions, each mapping the program, its interpreter and its libraries, and the shell's.
+    let seen = site
+        .context_events()
+        .iter()
+        .filter(|event| !event["execution"].is_null())
+        .count();
+    assert!(
+        seen < 61 && lost > 60,
+        "{seen} executions seen, {lost} events lost"
+    );
+    site.verify_in("23").succeeded();
 }
 
 fn other_sinks(claims: &mut Claims) {
