@@ -136,12 +136,15 @@ fn root() -> Result<(), Missing> {
 
 fn kernel() -> Result<(), Missing> {
     let uname = rustix::system::uname();
-    let release = uname.release().to_string_lossy();
-    if version(&release).is_some_and(|version| version >= OLDEST) {
+    supported(&uname.release().to_string_lossy())
+}
+
+fn supported(release: &str) -> Result<(), Missing> {
+    if version(release).is_some_and(|version| version >= OLDEST) {
         return Ok(());
     }
     Err(Missing::Kernel {
-        release: release.into_owned(),
+        release: release.to_owned(),
     })
 }
 
@@ -230,5 +233,14 @@ mod tests {
         assert_eq!(version("10.0-rc1"), Some((10, 0)));
         assert_eq!(version("linux"), None);
         assert!(version("5.10.0").unwrap() < OLDEST && version("6.12").unwrap() > OLDEST);
+    }
+    #[test]
+    fn an_old_kernel_is_named_with_what_is_needed() {
+        assert!(supported("6.1.0-47-amd64").is_ok());
+        assert_eq!(
+            supported("5.10.0-30-amd64").unwrap_err().to_string(),
+            "this kernel is 5.10.0-30-amd64; cima needs Linux 6.1 or newer"
+        );
+        assert!(supported("garbage").is_err());
     }
 }

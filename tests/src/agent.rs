@@ -157,8 +157,17 @@ impl Site {
     #[track_caller]
     pub(crate) fn entries(&self) -> Vec<serde_json::Value> {
         let list = self.list();
-        let text = process::run(&[CIMA, "log", "--json", list.to_str().expect("a plain path")])
-            .succeeded();
+        let words = [CIMA, "log", "--json", list.to_str().expect("a plain path")];
+        let mut ran = process::run(&words);
+        for _ in 0..10 {
+            if ran.code() == Some(0) {
+                break;
+            }
+            // The agent may be in the middle of a record: then its end is torn.
+            std::thread::sleep(Duration::from_millis(100));
+            ran = process::run(&words);
+        }
+        let text = ran.succeeded();
         text.lines()
             .map(|line| serde_json::from_str(line).expect("a line of JSON"))
             .collect()
