@@ -117,6 +117,16 @@ impl Ledger {
                 }
             }
         }
+        if self
+            .intent
+            .pending()
+            .first()
+            .and_then(segment_start)
+            .is_some()
+        {
+            // The agent died while it recorded that very break.
+            problem = None;
+        }
         if let Some(problem) = problem {
             return Ok(Fit::Broken(problem));
         }

@@ -376,6 +376,31 @@ fn an_agent_that_did_not_say_farewell_has_lost_what_it_had_queued() {
 }
 
 #[test]
+fn a_crash_while_a_break_is_recorded_does_not_number_a_batch_twice() {
+    for extends_anyway in [false, true] {
+        let (dir, tpm) = (tempfile::tempdir().unwrap(), Tpm::new());
+        let (mut ledger, _) = open(dir.path(), &tpm);
+        ledger.commit(&[event(1)], batch()).unwrap();
+        drop(ledger);
+        let path = segment(dir.path(), 1);
+        let whole = fs::read(&path).unwrap();
+        fs::write(&path, &whole[..whole.len() - 3]).unwrap();
+        tpm.fail_after(0, extends_anyway);
+        assert!(Ledger::open(dir.path(), origin(), Box::new(tpm.clone()), PCR).is_err());
+        let (_, opened) = open(dir.path(), &tpm);
+        assert!(matches!(opened, Opened::Continued { .. }), "{opened:?}");
+        let second = fs::read(segment(dir.path(), 2)).unwrap();
+        let mut batches: Vec<_> = BinaryReader::new(second.as_slice(), FORMAT)
+            .map(|record| record.unwrap().1.display_name())
+            .filter(|name| name.starts_with("cima-ctx:"))
+            .collect();
+        let count = batches.len();
+        batches.dedup();
+        assert!(batches.len() == count && count == 2, "{batches:?}");
+    }
+}
+
+#[test]
 fn a_list_of_another_pcr_is_not_continued() {
     let (dir, tpm) = (tempfile::tempdir().unwrap(), Tpm::new());
     let (mut ledger, _) = open(dir.path(), &tpm);
