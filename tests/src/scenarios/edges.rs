@@ -9,6 +9,7 @@ use super::Scenario;
 use crate::agent::{Site, eventually, sha256sum, text};
 use crate::claims::Claims;
 use crate::podman::{self, DEBIAN, Runtime};
+use crate::process;
 
 pub(crate) const SCENARIO: Scenario = Scenario {
     name: "edges",
@@ -40,6 +41,9 @@ fn play(claims: &mut Claims, _arguments: &[String]) {
     let site = Site::new("edges");
     let agent = site.start();
     let tac = sha256sum(std::path::Path::new("/usr/bin/tac"));
+    claims.claim("who logged in is known of what a session starts", || {
+        logged_in(&site);
+    });
     claims.claim(
         "anonymous executable memory does not disturb the probe",
         || {
@@ -118,6 +122,24 @@ fn play(claims: &mut Claims, _arguments: &[String]) {
     claims.claim("the list with all of it replays to the TPM", || {
         site.verify().succeeded();
     });
+}
+
+/// A login, as pam_loginuid makes it, then a container.
+fn logged_in(site: &Site) {
+    let session = format!(
+        "echo 1000 > /proc/self/loginuid; exec podman run --rm {DEBIAN} /usr/bin/tac /etc/hostname"
+    );
+    process::run(&["sh", "-c", &session]).succeeded();
+    let task = eventually("the execution is in the list", || {
+        let events = site.context_events().into_iter();
+        let mut executions = events.map(|event| event["execution"].clone());
+        executions
+            .find(|execution| text(&execution["file"]["path"]) == "/usr/bin/tac")
+            .map(|execution| execution["task"].clone())
+    });
+    assert_eq!(task["login_uid"], 1000, "{task}");
+    assert!(task["session"].is_u64(), "{task}");
+    assert_eq!(task["uid"], 0, "{task}");
 }
 
 fn perl(script: &str) {
