@@ -114,11 +114,9 @@ fn agent(state: &Path, tpm: &Swtpm, paths: &[&str]) {
     for path in paths {
         let digest = HashAlgorithm::Sha256.digest(path.as_bytes());
         let mut batch = Batch::new();
-        let loss = proto::Loss::default();
-        batch.push(ContextEvent::of_agent(
-            2,
-            proto::context_event::What::Loss(loss),
-        ));
+        // The last batch of an agent that ends in order is its farewell.
+        let stop = proto::context_event::What::Stop(proto::Stop {});
+        batch.push(ContextEvent::of_agent(2, stop));
         ledger
             .commit(&[PolicyEvent::exec(path.as_bytes(), &digest)], batch)
             .unwrap();
