@@ -124,7 +124,7 @@ fn play(claims: &mut Claims, _arguments: &[String]) {
     });
 }
 
-/// A login, as pam_loginuid makes it, then a container.
+/// A login, as `pam_loginuid` makes it, then a container.
 fn logged_in(site: &Site) {
     let session = format!(
         "echo 1000 > /proc/self/loginuid; exec podman run --rm {DEBIAN} /usr/bin/tac /etc/hostname"
