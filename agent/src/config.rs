@@ -9,6 +9,8 @@ use std::{
 
 use serde::Deserialize;
 
+use crate::metrics::Listen;
+
 /// Where the configuration is looked for.
 pub const DEFAULT_PATH: &str = "/etc/cima/cimad.toml";
 
@@ -59,8 +61,8 @@ pub struct Config {
     pub probes: ProbesConfig,
     /// `[sink]`
     pub sink: SinkConfig,
-    /// `[queue]`
-    pub queue: QueueConfig,
+    /// `[metrics]`
+    pub metrics: MetricsConfig,
 }
 
 /// `[probes]`
@@ -69,6 +71,8 @@ pub struct Config {
 pub struct ProbesConfig {
     /// The eBPF object.
     pub object: PathBuf,
+    /// Where programs, links and maps are pinned: below a BPF file system.
+    pub pin_dir: PathBuf,
     /// Size of the kernel's ring buffer in bytes: a power of two of at least a page.
     pub ring_bytes: u32,
     /// Whether the probes' debug messages go to the log.
@@ -97,12 +101,12 @@ pub enum SinkKind {
     None,
 }
 
-/// `[queue]`
+/// `[metrics]`
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct QueueConfig {
-    /// Events that may wait for the TPM in the agent; more wait in the kernel's ring buffer.
-    pub events: usize,
+pub struct MetricsConfig {
+    /// Where metrics are served: see [`Listen`].
+    pub listen: String,
 }
 
 impl Default for Config {
@@ -112,7 +116,7 @@ impl Default for Config {
             policy: "/etc/cima/measurement.toml".into(),
             probes: ProbesConfig::default(),
             sink: SinkConfig::default(),
-            queue: QueueConfig::default(),
+            metrics: MetricsConfig::default(),
         }
     }
 }
@@ -121,6 +125,7 @@ impl Default for ProbesConfig {
     fn default() -> Self {
         Self {
             object: "/usr/lib/cima/cima-probes.o".into(),
+            pin_dir: "/sys/fs/bpf/cima".into(),
             ring_bytes: 16 << 20,
             debug: false,
         }
@@ -137,9 +142,11 @@ impl Default for SinkConfig {
     }
 }
 
-impl Default for QueueConfig {
+impl Default for MetricsConfig {
     fn default() -> Self {
-        Self { events: 8192 }
+        Self {
+            listen: "off".into(),
+        }
     }
 }
 
@@ -157,7 +164,15 @@ impl Config {
         Ok((config, text.into_bytes()))
     }
 
-    fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
+    /// Where metrics are served.
+    ///
+    /// # Errors
+    /// Not a place where they may be; [`Config::read`] has refused that.
+    pub fn listen(&self) -> Result<Listen, String> {
+        self.metrics.listen.parse()
+    }
+
+    pub(crate) fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
         let config: Self = toml::from_str(text).map_err(|source| ConfigError::Syntax {
             path: path.to_owned(),
             source: Box::new(source),
@@ -171,13 +186,14 @@ impl Config {
         if !config.probes.ring_bytes.is_power_of_two() || config.probes.ring_bytes < 1 << 16 {
             return refuse("probes.ring_bytes is to be a power of two of at least 65536");
         }
-        if config.queue.events == 0 || config.queue.events > 1 << 20 {
-            return refuse("queue.events is to be between 1 and 1048576");
+        if let Err(reason) = config.listen() {
+            return refuse(&format!("metrics.listen: {reason}"));
         }
         for (key, path) in [
             ("state_dir", &config.state_dir),
             ("policy", &config.policy),
             ("probes.object", &config.probes.object),
+            ("probes.pin_dir", &config.probes.pin_dir),
         ] {
             if !path.is_absolute() {
                 return refuse(&format!("{key} is to be an absolute path"));
@@ -227,7 +243,11 @@ mod tests {
             ("[sink]\nkind = 'pcrr'", "pcrr"),
             ("[sink]\npcr = 'x'", "pcr"),
             ("[probes]\nring_bytes = 100000", "probes.ring_bytes"),
-            ("[queue]\nevents = 0", "queue.events"),
+            ("[metrics]\nlisten = '0.0.0.0:80'", "metrics.listen"),
+            (
+                "[probes]\npin_dir = 'x'",
+                "probes.pin_dir is to be an absolute path",
+            ),
             ("policy = 'x.toml'", "policy is to be an absolute path"),
             ("sink = 3", "sink"),
             ("[sink", "not valid"),

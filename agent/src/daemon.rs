@@ -1,21 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Wires the rooms together and runs until told to stop. Owns the order of things:
-//! look (preflight), attach, prove (self-test), open the list, measure ourselves,
-//! then the containers. Called by `bin/cimad`.
+//! look (preflight), attach or take over the probes, prove (self-test), open the list, go on
+//! where the queue was left, measure ourselves, then the containers. Called by `bin/cimad`.
 //!
-//! Back-pressure runs against the flow: a slow TPM fills the ledger's queue, then
-//! this loop stops reading, then the ring buffer fills, then events are counted as lost.
+//! Back-pressure runs against the flow: a slow TPM makes the ledger's groups longer, then
+//! the kernel's ring buffer fills, then events are counted as lost. Nothing waits in between.
 
 use std::{
     fs, io,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
+use cima_abi::Stat;
 use cima_policies::{MeasurementPolicy, PolicyError};
 use ima_log::{Digest, HashAlgorithm};
-use rustix::time::{ClockId, clock_gettime};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::oneshot,
@@ -23,23 +24,24 @@ use tokio::{
 };
 
 use crate::{
+    clock,
     config::{Config, SinkKind},
-    containers::Identity,
-    ledger::{Ledger, LedgerError, Message, Opened, Origin, Writer, WriterHandle},
-    measure::{ContextEvent, PolicyEvent, SelfPart, Violation, measure, proto},
+    ledger::{
+        Ledger, LedgerError, Message, Opened, Origin, Writer, WriterGone, WriterHandle, drain,
+    },
+    measure::{ContextEvent, PolicyEvent, SelfPart, loss, proto},
+    metrics::{Metrics, MetricsError, Timed, serve},
     preflight,
     probes::{
-        BtfError, Event, EventError, LoadError, Losses, Offsets, Probes, SelfTest, SelfTestError,
-        namespaces_of,
+        Attached, BtfError, LoadError, Losses, Offsets, Probes, Queue, SelfTest, SelfTestError,
+        Set, Settings, Stats, namespaces_of, retire,
     },
     sink::{NoSink, PcrSink, Sink, SinkError},
 };
 
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
-/// Records taken from the ring buffer at once.
-const READ: usize = 256;
-/// How often the loss counters are looked at.
-const LOSS_CHECK: Duration = Duration::from_secs(1);
+/// How often the counters are looked at.
+const COUNTERS: Duration = Duration::from_secs(1);
 
 /// Why the daemon does not run.
 #[derive(Debug, thiserror::Error)]
@@ -56,9 +58,12 @@ pub enum DaemonError {
         #[source]
         source: io::Error,
     },
-    /// Another cimad has the list.
+    /// Another cimad has the list or the probes.
     #[error("another cimad runs on {}", .0.display())]
     Running(PathBuf),
+    /// See [`MetricsError`].
+    #[error(transparent)]
+    Metrics(#[from] MetricsError),
     /// See [`PolicyError`].
     #[error("{}: {source}", path.display())]
     Policy {
@@ -84,8 +89,8 @@ pub enum DaemonError {
     #[error(transparent)]
     Ledger(#[from] LedgerError),
     /// A defect of cima.
-    #[error("the thread that writes the list has ended: this is a defect of cima")]
-    WriterGone,
+    #[error("{0}: this is a defect of cima")]
+    WriterGone(#[from] WriterGone),
 }
 
 fn lines(missing: &[preflight::Missing]) -> String {
@@ -122,23 +127,31 @@ pub async fn run(config: &Config, config_bytes: &[u8]) -> Result<(), DaemonError
     let host_ns = namespaces_of("1").map_err(doing("look at the namespaces of process 1"))?;
     let mut reload = signal(SignalKind::hangup()).map_err(doing("catch signals"))?;
 
+    let _list_lock = lock(&config.state_dir)?;
+    let _probes_lock = lock(&config.probes.pin_dir)?;
     let offsets = Offsets::from_running_kernel()?;
-    let mut probes = Probes::load(
-        &object,
-        &offsets,
-        config.probes.ring_bytes,
-        config.probes.debug,
-    )?;
-    let self_test = SelfTest::run(&mut probes, &policy.scope(host_ns)).await?;
+    let settings = Settings {
+        object: &object,
+        offsets: &offsets,
+        ring_bytes: config.probes.ring_bytes,
+        debug: config.probes.debug,
+        pin_dir: &config.probes.pin_dir,
+    };
+    let mut attached = Probes::attach(&settings, clock::boot_ns())?;
+    let self_test = SelfTest::run(&mut attached.probes, &policy.scope(host_ns)).await?;
     tracing::info!("the probes are attached and read this kernel's structures correctly");
 
-    let _lock = lock(&config.state_dir)?;
+    let metrics = Arc::new(Metrics::default());
     let origin = origin().map_err(doing(format!("read {BOOT_ID}")))?;
-    let boot_id = origin.boot_id.clone();
-    let (ledger, opened) = Ledger::open(&config.state_dir, origin, sink(config)?, config.sink.pcr)?;
+    let sink = Box::new(Timed::new(sink(config)?, Arc::clone(&metrics)));
+    let (mut ledger, opened) = Ledger::open(&config.state_dir, origin, sink, config.sink.pcr)?;
     report_opened(&opened, &ledger);
-    let (writer, queue) =
-        Writer::start(ledger, config.queue.events).map_err(doing("start a thread"))?;
+    let (probes, queue) = go_on(attached, &mut ledger, &opened)?;
+    let losses = Losses::reported(ledger.losses());
+    serve(&config.listen().unwrap_or_default(), &metrics).await?;
+    let waker = queue.waker();
+    let (writer, queue) = Writer::start(ledger, Box::new(queue), Some(waker), Arc::clone(&metrics))
+        .map_err(doing("start a thread"))?;
     let mut stopping = on_stop(writer.stopper()).map_err(doing("catch signals"))?;
 
     let digest = |bytes: &[u8]| HashAlgorithm::Sha256.digest(bytes);
@@ -151,14 +164,12 @@ pub async fn run(config: &Config, config_bytes: &[u8]) -> Result<(), DaemonError
     let mut daemon = Daemon {
         probes,
         queue,
-        boot_id,
         host_ns,
-        losses: Losses::default(),
+        losses,
+        stats: Stats::default(),
+        metrics,
     };
-    daemon.introduce(&parts).await?;
-    daemon
-        .measure(self_test.others.into_iter().map(Ok).collect())
-        .await?;
+    daemon.introduce(&parts)?;
     notify(&[sd_notify::NotifyState::Ready]);
     tracing::info!("measuring");
 
@@ -166,27 +177,75 @@ pub async fn run(config: &Config, config_bytes: &[u8]) -> Result<(), DaemonError
         .serve(config, &mut reload, &mut stopping, &writer)
         .await;
     notify(&[sd_notify::NotifyState::Stopping]);
-    let drained = match result {
-        Ok(()) => daemon.drain().await,
-        Err(error) => Err(error),
-    };
+    let ended = result.and_then(|()| daemon.end());
     drop(daemon);
     let ledger = writer.finish()?;
-    drained?;
+    ended?;
     tracing::info!(
-        "stopped with {} entries in {}",
+        "stopped with {} entries in {}; the probes stay and queue what they see",
         ledger.entries(),
         ledger.dir().display()
     );
     Ok(())
 }
 
+/// Goes on where the list says that the kernel's queue was left: nothing is read twice, and
+/// what came while no agent ran is still there. What is not continuous is recorded.
+fn go_on(
+    attached: Attached,
+    ledger: &mut Ledger,
+    opened: &Opened,
+) -> Result<(Probes, Queue), DaemonError> {
+    let Attached {
+        probes,
+        mut queue,
+        before,
+    } = attached;
+    let last = ledger.queue();
+    let mut watched = matches!(opened, Opened::New);
+    for set in &before {
+        watched |= last.is_none_or(|last| last.id == set.id());
+        let twins = read_out(set, ledger, last, queue.id())?;
+        queue.expect_twins(twins);
+        set.remove()
+            .map_err(doing(format!("remove {}", set.dir().display())))?;
+    }
+    if let Some(last) = last.filter(|last| last.id == queue.id()) {
+        watched = queue.position() <= last.position;
+        queue.resume(last.position);
+    }
+    if !watched {
+        tracing::error!(
+            "the probes were not attached all the time since the last entry: what ran meanwhile is not known"
+        );
+        ledger.record_gap("unwatched")?;
+    }
+    Ok((probes, queue))
+}
+
+/// Detaches another agent's probes and writes what their queue holds; returns what they saw
+/// while the probes `since` (their id is when they were made) were attached, too.
+fn read_out(
+    set: &Set,
+    ledger: &mut Ledger,
+    last: Option<proto::Queue>,
+    since: u64,
+) -> Result<Vec<crate::probes::Event>, DaemonError> {
+    tracing::info!("taking over from the probes in {}", set.dir().display());
+    let mut queue = retire(set)?;
+    if let Some(last) = last.filter(|last| last.id == set.id()) {
+        queue.resume(last.position);
+    }
+    Ok(drain(ledger, &mut queue, since)?)
+}
+
 struct Daemon {
     probes: Probes,
     queue: WriterHandle,
-    boot_id: String,
     host_ns: [u32; cima_abi::NS_COUNT],
     losses: Losses,
+    stats: Stats,
+    metrics: Arc<Metrics>,
 }
 
 impl Daemon {
@@ -198,27 +257,23 @@ impl Daemon {
         stopping: &mut oneshot::Receiver<()>,
         writer: &Writer,
     ) -> Result<(), DaemonError> {
-        let mut loss_check = ticks();
+        let mut counters = ticks();
         loop {
             tokio::select! {
-                events = self.probes.next(READ) => {
-                    let events = events.map_err(doing("read the ring buffer"))?;
-                    self.measure(events).await?;
-                }
-                _ = loss_check.tick() => {
+                _ = counters.tick() => {
                     if writer.is_finished() {
-                        return Err(DaemonError::WriterGone);
+                        return Err(WriterGone.into());
                     }
-                    self.report_losses().await?;
+                    self.count()?;
                 }
-                _ = reload.recv() => self.reload(&config.policy).await?,
+                _ = reload.recv() => self.reload(&config.policy)?,
                 _ = &mut *stopping => return Ok(()),
             }
         }
     }
 
     /// The agent's own parts: listed once a boot each, named in full at every start.
-    async fn introduce(&self, parts: &[(SelfPart, Digest)]) -> Result<(), DaemonError> {
+    fn introduce(&self, parts: &[(SelfPart, Digest)]) -> Result<(), DaemonError> {
         let events = parts
             .iter()
             .map(|(part, digest)| PolicyEvent::agent(*part, digest))
@@ -231,71 +286,41 @@ impl Daemon {
             })
             .collect();
         let parts = proto::context_event::What::Parts(proto::Parts { parts });
-        self.say(events, Some(parts)).await
+        self.say(events, Some(parts))
     }
 
-    /// What is still in the ring buffer, the last losses, and a farewell.
-    async fn drain(&mut self) -> Result<(), DaemonError> {
-        // Without this a busy container could keep the agent from ever ending.
-        self.probes.silence()?;
-        loop {
-            let events = self.probes.take_waiting(READ);
-            if events.is_empty() {
-                break;
-            }
-            self.measure(events).await?;
-        }
-        self.report_losses().await?;
+    /// The last losses; what is in the queue by now; a farewell.
+    fn end(&mut self) -> Result<(), DaemonError> {
+        self.count()?;
         let stop = proto::context_event::What::Stop(proto::Stop {});
-        self.say(Vec::new(), Some(stop)).await
+        let farewell = ContextEvent::of_agent(clock::boot_ns(), stop);
+        Ok(self.queue.send(Message::End(Box::new(farewell)))?)
     }
 
-    async fn measure(&mut self, events: Vec<Result<Event, EventError>>) -> Result<(), DaemonError> {
-        for event in events {
-            match event {
-                Ok(event) if event.is_self_test() => {}
-                Ok(event) => {
-                    let measured = measure(&event, &Identity::of(&event), &self.boot_id);
-                    self.send(Message::Measured(Box::new(measured))).await?;
-                }
-                Err(error) => {
-                    tracing::error!("{error}");
-                    self.lost("unreadable-record", 0, 1).await?;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Each new loss becomes a violation and a context event.
-    async fn report_losses(&mut self) -> Result<(), DaemonError> {
+    /// Each new loss becomes a violation and a context event; the rest is for the metrics.
+    fn count(&mut self) -> Result<(), DaemonError> {
         let losses = self.probes.losses()?;
         for (cause, cpu, count) in losses.since(&self.losses) {
             tracing::error!("{count} events lost on CPU {cpu}: {}", cause.name());
-            self.lost(cause.name(), cpu, count).await?;
+            self.metrics.lost(cause, count);
+            let (event, context) = loss(cause.name(), cpu, count, clock::boot_ns());
+            self.queue.send(Message::Say {
+                policy_events: vec![event],
+                context: Some(Box::new(context)),
+            })?;
         }
         self.losses = losses;
+        let stats = self.probes.stats()?;
+        for stat in Stat::ALL {
+            let (now, then) = (stats[stat as usize], self.stats[stat as usize]);
+            self.metrics.files(stat, now.saturating_sub(then));
+        }
+        self.stats = stats;
         Ok(())
     }
 
-    /// A violation and a context event. With the time in it, since a value is listed
-    /// once and the same loss may happen again.
-    async fn lost(&self, cause: &str, cpu: usize, count: u64) -> Result<(), DaemonError> {
-        let detail = format!("cause={cause};count={count};at={}", boot_time_ns());
-        let loss = proto::Loss {
-            cause: cause.to_owned(),
-            cpu: u32::try_from(cpu).unwrap_or(u32::MAX),
-            count,
-        };
-        self.say(
-            vec![PolicyEvent::violation(Violation::Loss, b"", &detail)],
-            Some(proto::context_event::What::Loss(loss)),
-        )
-        .await
-    }
-
     /// Takes a changed policy; a wrong one is reported and the old stays in force.
-    async fn reload(&mut self, path: &Path) -> Result<(), DaemonError> {
+    fn reload(&mut self, path: &Path) -> Result<(), DaemonError> {
         let (policy, bytes) = match read_policy(path) {
             Ok(read) => read,
             Err(error) => {
@@ -311,31 +336,22 @@ impl Daemon {
         self.say(
             vec![PolicyEvent::agent(SelfPart::Policy, &digest)],
             Some(proto::context_event::What::PolicyLoaded(loaded)),
-        )
-        .await?;
+        )?;
         self.probes.set_scope(&policy.scope(self.host_ns))?;
         tracing::info!("the policy {} is in force", path.display());
         Ok(())
     }
 
-    async fn say(
+    fn say(
         &self,
         policy_events: Vec<PolicyEvent>,
         context: Option<proto::context_event::What>,
     ) -> Result<(), DaemonError> {
-        let context = context.map(|what| Box::new(ContextEvent::of_agent(boot_time_ns(), what)));
-        self.send(Message::Agent {
+        let context = context.map(|what| Box::new(ContextEvent::of_agent(clock::boot_ns(), what)));
+        Ok(self.queue.send(Message::Say {
             policy_events,
             context,
-        })
-        .await
-    }
-
-    async fn send(&self, message: Message) -> Result<(), DaemonError> {
-        self.queue
-            .send(message)
-            .await
-            .map_err(|_| DaemonError::WriterGone)
+        })?)
     }
 }
 
@@ -358,7 +374,7 @@ fn on_stop(stop_waiting: impl FnOnce() + Send + 'static) -> io::Result<oneshot::
 }
 
 fn ticks() -> Interval {
-    let mut ticks = interval(LOSS_CHECK);
+    let mut ticks = interval(COUNTERS);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     ticks
 }
@@ -380,47 +396,49 @@ fn sink(config: &Config) -> Result<Box<dyn Sink>, SinkError> {
     })
 }
 
-/// One agent per list: two writers would break the chain.
-fn lock(state_dir: &Path) -> Result<OwnedFd, DaemonError> {
+/// One agent per list and set of probes: two writers would break the chain, two readers
+/// would take each other's events. The directory itself is locked: a BPF file system has no files.
+fn lock(dir: &Path) -> Result<OwnedFd, DaemonError> {
     use rustix::fs::{FlockOperation, Mode, OFlags, flock, open};
     use std::os::unix::fs::DirBuilderExt;
     fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)
-        .create(state_dir)
-        .map_err(doing(format!("create {}", state_dir.display())))?;
-    let path = state_dir.join("lock");
-    let file = open(
-        &path,
-        OFlags::CREATE | OFlags::RDWR | OFlags::CLOEXEC,
-        Mode::RUSR | Mode::WUSR,
-    )
-    .map_err(|errno| doing(format!("open {}", path.display()))(errno.into()))?;
+        .create(dir)
+        .map_err(doing(format!("create {}", dir.display())))?;
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let file = open(dir, flags, Mode::empty())
+        .map_err(|errno| doing(format!("open {}", dir.display()))(errno.into()))?;
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(file),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(DaemonError::Running(state_dir.to_owned())),
-        Err(errno) => Err(doing(format!("lock {}", path.display()))(errno.into())),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(DaemonError::Running(dir.to_owned())),
+        Err(errno) => Err(doing(format!("lock {}", dir.display()))(errno.into())),
     }
 }
 
+/// Detaches and removes the probes, unless an agent uses them; says how many sets there were.
+///
+/// # Errors
+/// An agent runs, or the BPF file system refuses.
+pub fn unload(pin_dir: &Path) -> Result<usize, DaemonError> {
+    if !pin_dir.exists() {
+        return Ok(0);
+    }
+    let _lock = lock(pin_dir)?;
+    Ok(crate::probes::unload(pin_dir)?)
+}
+
 fn origin() -> io::Result<Origin> {
-    let realtime = clock_gettime(ClockId::Realtime);
-    let now_ns = boot_time_ns();
-    let realtime_ns = realtime.tv_sec * 1_000_000_000 + realtime.tv_nsec;
+    let now_ns = clock::boot_ns();
     Ok(Origin {
         boot_id: fs::read_to_string(BOOT_ID)?.trim().to_owned(),
         kernel_release: rustix::system::uname()
             .release()
             .to_string_lossy()
             .into_owned(),
-        realtime_offset_ns: realtime_ns - i64::try_from(now_ns).unwrap_or(i64::MAX),
+        realtime_offset_ns: clock::real_ns() - i64::try_from(now_ns).unwrap_or(i64::MAX),
         now_ns,
     })
-}
-
-fn boot_time_ns() -> u64 {
-    let now = clock_gettime(ClockId::Boottime);
-    u64::try_from(now.tv_sec * 1_000_000_000 + now.tv_nsec).unwrap_or(0)
 }
 
 fn report_opened(opened: &Opened, ledger: &Ledger) {

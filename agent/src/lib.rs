@@ -7,12 +7,16 @@
 //! `cima`, which read lists and need no daemon; `verify` judges a list. ARCHITECTURE.md draws it.
 
 pub mod cli;
+pub mod clock;
 pub mod config;
 pub mod containers;
 pub mod daemon;
 pub mod exit;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod ledger;
 pub mod measure;
+pub mod metrics;
 pub mod preflight;
 pub mod probes;
 pub mod sink;

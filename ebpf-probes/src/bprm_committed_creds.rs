@@ -4,11 +4,13 @@
 //! stack. Sleepable for that reason. Seen on 6.1 and 6.12.
 
 use aya_ebpf::{bindings::linux_binprm, macros::lsm, programs::LsmContext};
+use cima_abi::Kind;
 
 use crate::{
+    cache::Digest,
     file::File,
     kernel::{OFF_BPRM_ARGC, OFF_BPRM_FILE, OFF_BPRM_P, Object, load},
-    record::{Event, What, emit},
+    record::{Event, How, emit_execution},
     scope,
 };
 
@@ -27,10 +29,17 @@ pub fn bprm_committed_creds(ctx: LsmContext) -> i32 {
             load(bprm, &OFF_BPRM_ARGC),
         )
     };
-    emit(&Event {
+    emit_execution(&Event {
         who: &who,
         file: File::new(file),
-        what: What::Exec { args, argc },
+        how: &How {
+            args,
+            argc,
+            ..How::new(Kind::Exec, 0, 0)
+        },
+        digest: &Digest::none(),
+        error: 0,
+        flags: 0,
     });
     0
 }

@@ -14,11 +14,11 @@ use crate::kernel::{
 };
 
 /// `include/uapi/linux/magic.h`.
-const OVERLAYFS_SUPER_MAGIC: u64 = 0x794c_7630;
-const TMPFS_MAGIC: u64 = 0x0102_1994;
-const HUGETLBFS_MAGIC: u64 = 0x9584_58f6;
+pub const OVERLAYFS_SUPER_MAGIC: u64 = 0x794c_7630;
+pub const TMPFS_MAGIC: u64 = 0x0102_1994;
+pub const HUGETLBFS_MAGIC: u64 = 0x9584_58f6;
 /// `include/linux/fs.h`: a mount that only the kernel itself made.
-const SB_KERNMOUNT: u64 = 1 << 22;
+pub const SB_KERNMOUNT: u64 = 1 << 22;
 
 /// `-ENAMETOOLONG`.
 pub const ENAMETOOLONG: i64 = -36;
@@ -31,6 +31,11 @@ impl File {
     #[inline(always)]
     pub fn new(file: *const file) -> Self {
         Self(file.cast())
+    }
+
+    #[inline(always)]
+    pub fn object(self) -> Object {
+        self.0
     }
 
     #[inline(always)]

@@ -1,21 +1,35 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! cima's kernel side: one file per hook, and what they share.
 //!
-//! `mmap_file` measures, `bprm_committed_creds` reports executions; `scope` says
-//! whose tasks count, `task` and `file` read the kernel's structures, `record`
-//! puts one record into the ring buffer. Nothing here decides or denies.
+//! Hooks that measure: `mmap_file`, `bprm_check_security`, `kernel_read_file`, by way of
+//! `measure`. Hooks that report: `bprm_committed_creds`, `file_mprotect`, `kernel_load_data`.
+//! Hooks that keep the digest `cache` honest: `file_open`, `inode_setattr`,
+//! `sb_free_security`. `scope` says whose tasks count, `task`, `file` and `content` read the
+//! kernel's structures, `record` puts one record into the ring buffer. Nothing here denies.
 
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch)]
 
+mod anonymous;
+mod bprm_check_security;
 mod bprm_committed_creds;
+mod cache;
+mod content;
 mod file;
+mod file_mprotect;
+mod file_open;
+mod inode_setattr;
 mod kernel;
+mod kernel_load_data;
+mod kernel_read_file;
 mod maps;
+mod measure;
 mod mmap_file;
 mod record;
+mod sb_free_security;
 mod scope;
+mod siphash;
 mod task;
 
 /// `bpf_ima_file_hash` and `bpf_d_path` are open to GPL programs only.

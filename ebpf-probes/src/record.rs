@@ -7,100 +7,145 @@
 
 use aya_ebpf::helpers::generated::{bpf_copy_from_user, bpf_ktime_get_boot_ns};
 use cima_abi::{
-    ABI_VERSION, ARGS_LEN, DIGEST_LEN, Header, Kind, LONG_PATH, LongExec, LongMap, Loss, NO_HASH,
+    ABI_VERSION, ARGS_LEN, DIGEST_LEN, Header, Kind, LONG_PATH, LongExec, LongMap, Loss,
     SHORT_PATH, ShortExec, ShortMap, flag,
 };
 
 use crate::{
+    cache::Digest,
     file::{ENAMETOOLONG, File},
-    maps::{EVENTS, lost},
+    maps::{EVENTS, SELF_TEST, lost},
     scope::InScope,
 };
 
 /// `PAGE_SIZE` of x86-64, and the least of every other architecture.
 const PAGE: u64 = 4096;
+/// Bytes that may wait without the agent being woken.
+const RING_PART: u64 = 1 << 20;
 
 /// What a hook has to say.
 pub struct Event<'a> {
     pub who: &'a InScope,
     pub file: File,
-    pub what: What<'a>,
-}
-
-/// The part that differs between the hooks.
-pub enum What<'a> {
-    Map {
-        hash: &'a Hash,
-        prot: u32,
-        map_flags: u64,
-    },
-    Exec {
-        args: u64,
-        argc: u32,
-    },
-}
-
-/// A digest, or why there is none.
-pub struct Hash {
-    pub algo: u8,
+    pub how: &'a How,
+    /// [`Digest::none`] for what is not measured.
+    pub digest: &'a Digest,
+    /// Negative errno of the hash.
     pub error: i32,
-    pub digest: [u8; DIGEST_LEN],
+    /// Bits of [`flag`], besides those of the task and the file.
+    pub flags: u16,
+}
+
+/// What happens to the file.
+pub struct How {
+    pub kind: Kind,
+    pub prot: u32,
+    pub map_flags: u64,
+    /// Of an execution: where its arguments are, and how many.
+    pub args: u64,
+    pub argc: u32,
+}
+
+impl How {
+    #[inline(always)]
+    pub fn new(kind: Kind, prot: u32, map_flags: u64) -> Self {
+        Self {
+            kind,
+            prot,
+            map_flags,
+            args: 0,
+            argc: 0,
+        }
+    }
 }
 
 /// The shapes a record can have: a header, room for the path, room for the arguments if it is an execution's.
 trait Shape: 'static {
     const PATH: usize;
+    const ARGS: bool;
 }
 impl Shape for ShortMap {
     const PATH: usize = SHORT_PATH;
+    const ARGS: bool = false;
 }
 impl Shape for LongMap {
     const PATH: usize = LONG_PATH;
+    const ARGS: bool = false;
 }
 impl Shape for ShortExec {
     const PATH: usize = SHORT_PATH;
+    const ARGS: bool = true;
 }
 impl Shape for LongExec {
     const PATH: usize = LONG_PATH;
+    const ARGS: bool = true;
 }
 
 /// The path does not fit this shape.
 struct TooLong;
 
-/// Hands the event to the agent, or counts it lost.
+/// Hands the event to the agent, or counts it lost. True if the agent is sure to get it.
+#[inline(never)]
+pub fn emit(event: &Event) -> bool {
+    emit_as::<ShortMap, true>(event)
+        .or_else(|TooLong| emit_as::<LongMap, true>(event))
+        .unwrap_or(false)
+}
+
+/// The same for hooks in which the kernel lets no path be made: those that are not on its
+/// list of hooks that may sleep.
+#[inline(never)]
+pub fn emit_without_path(event: &Event) -> bool {
+    emit_as::<ShortMap, false>(event).unwrap_or(false)
+}
+
+/// The same for an execution, whose arguments are copied from the task: may sleep.
+#[inline(never)]
+pub fn emit_execution(event: &Event) -> bool {
+    emit_as::<ShortExec, true>(event)
+        .or_else(|TooLong| emit_as::<LongExec, true>(event))
+        .unwrap_or(false)
+}
+
+/// The counter of this kind of event.
 #[inline(always)]
-pub fn emit(event: &Event) {
-    match event.what {
-        What::Map { .. } => {
-            if emit_as::<ShortMap>(event, Loss::MapRingFull).is_err() {
-                let _ = emit_as::<LongMap>(event, Loss::MapRingFull);
-            }
-        }
-        What::Exec { .. } => {
-            if emit_as::<ShortExec>(event, Loss::ExecRingFull).is_err() {
-                let _ = emit_as::<LongExec>(event, Loss::ExecRingFull);
-            }
+fn loss(kind: Kind) -> Loss {
+    match kind {
+        Kind::Map | Kind::Script | Kind::KernelRead => Loss::MapRingFull,
+        Kind::Exec => Loss::ExecRingFull,
+        Kind::Written | Kind::Mprotect | Kind::Anonymous | Kind::KernelLoad => {
+            Loss::ViolationRingFull
         }
     }
 }
 
 #[inline(always)]
-fn emit_as<R: Shape>(event: &Event, full: Loss) -> Result<(), TooLong> {
-    let Some(mut entry) = EVENTS.reserve::<R>(0) else {
-        lost(full);
-        return Ok(());
+fn emit_as<R: Shape, const PATH: bool>(event: &Event) -> Result<bool, TooLong> {
+    let entry = if event.who.flags & flag::SELF_TEST == 0 {
+        EVENTS.reserve::<R>(0)
+    } else {
+        SELF_TEST.reserve::<R>(0)
+    };
+    let Some(mut entry) = entry else {
+        lost(loss(event.how.kind));
+        return Ok(false);
     };
     let header: *mut Header = entry.as_mut_ptr().cast();
     // SAFETY: every shape is a Header followed by PATH and ARGS bytes.
     unsafe {
         let path: *mut u8 = header.add(1).cast();
-        let length = event.file.path(path, R::PATH);
+        let length = if PATH {
+            event.file.path(path, R::PATH)
+        } else {
+            0
+        };
         if length == ENAMETOOLONG && R::PATH < LONG_PATH {
-            entry.discard(0);
+            entry.discard(QUIETLY);
             return Err(TooLong);
         }
         (*header).version = ABI_VERSION;
-        (*header).flags = event.who.flags;
+        (*header).kind = event.how.kind as u8;
+        (*header).flags = event.who.flags | event.flags;
         (*header).path_cap = R::PATH as u16;
         (*header).reserved = 0;
         if length > 0 && length <= R::PATH as i64 {
@@ -110,37 +155,39 @@ fn emit_as<R: Shape>(event: &Event, full: Loss) -> Result<(), TooLong> {
             (*header).flags |= flag::NO_PATH;
         }
         (*header).time_ns = bpf_ktime_get_boot_ns();
+        (*header).prot = event.how.prot;
+        (*header).map_flags = event.how.map_flags;
         event.file.describe(header);
-        event.who.task.describe(header, &event.who.ns);
-        match event.what {
-            What::Map {
-                hash,
-                prot,
-                map_flags,
-            } => {
-                (*header).kind = Kind::Map as u8;
-                (*header).hash_algo = hash.algo;
-                (*header).hash_error = hash.error;
-                (*header).digest = hash.digest;
-                (*header).prot = prot;
-                (*header).map_flags = map_flags;
-                (*header).args_len = 0;
-                (*header).argc = 0;
-            }
-            What::Exec { args, argc } => {
-                (*header).kind = Kind::Exec as u8;
-                (*header).hash_algo = NO_HASH;
-                (*header).hash_error = 0;
-                (*header).digest = [0; DIGEST_LEN];
-                (*header).prot = 0;
-                (*header).map_flags = 0;
-                (*header).argc = argc;
-                arguments(header, path.add(R::PATH), args);
-            }
+        event.who.task.describe(header);
+        (*header).hash_algo = event.digest.algo as u8;
+        (*header).hash_error = event.error;
+        (&raw mut (*header).digest)
+            .cast::<[u64; DIGEST_LEN / 8]>()
+            .write(event.digest.words);
+        (*header).args_len = 0;
+        (*header).argc = event.how.argc;
+        if R::ARGS {
+            arguments(header, path.add(R::PATH), event.how.args);
         }
     }
-    entry.submit(0);
-    Ok(())
+    entry.submit(wakeup::<R>(event));
+    Ok(true)
+}
+
+/// `BPF_RB_NO_WAKEUP`, `BPF_RB_FORCE_WAKEUP`, `BPF_RB_AVAIL_DATA` (`include/uapi/linux/bpf.h`).
+const QUIETLY: u64 = 1;
+const AT_ONCE: u64 = 2;
+const AVAILABLE: u64 = 0;
+
+/// An execution is context and may wait until the agent looks; what a verifier wants to
+/// know may not, nor may anything once a good part of the ring buffer is taken.
+#[inline(always)]
+fn wakeup<R: Shape>(event: &Event) -> u64 {
+    if R::ARGS && event.who.flags & flag::SELF_TEST == 0 && EVENTS.query(AVAILABLE) < RING_PART {
+        QUIETLY
+    } else {
+        AT_ONCE
+    }
 }
 
 /// Copies the first bytes of the argument strings from the new program's stack.

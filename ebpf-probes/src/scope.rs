@@ -2,7 +2,7 @@
 //! Whose events count: containers' tasks, by the namespaces that differ from the
 //! host's; the host's own only if the policy says so; and the agent's self-test.
 
-use cima_abi::{NS_COUNT, Ns, flag};
+use cima_abi::{Ns, flag};
 
 use crate::{
     kernel::{OFF_TASK_REAL_PARENT, OFF_TASK_TGID, load},
@@ -14,45 +14,61 @@ use crate::{
 pub struct InScope {
     /// The task.
     pub task: Task,
-    /// Inodes of its namespaces.
-    pub ns: [u32; NS_COUNT],
     /// [`flag::SELF_TEST`] or 0.
     pub flags: u16,
 }
 
-/// Looks at the current task; `None`: none of our business.
+/// The current task; `None`: none of our business.
 #[inline(always)]
 pub fn current() -> Option<InScope> {
-    let scope = maps::scope()?;
+    let flags = look();
+    (flags != NOBODY).then(|| InScope {
+        task: Task::current(),
+        flags: flags as u16,
+    })
+}
+
+/// What [`look`] says of a task that is not in scope: no flags of a record.
+const NOBODY: u32 = u32::MAX;
+
+/// Looks at the current task: [`InScope::flags`], or [`NOBODY`].
+#[inline(never)]
+fn look() -> u32 {
+    let Some(scope) = maps::scope() else {
+        return NOBODY;
+    };
     let task = Task::current();
     if scope.self_test_tgid != 0 && is_self_test(&task, scope.self_test_tgid) {
-        let ns = task.namespaces();
-        return Some(InScope {
-            task,
-            ns,
-            flags: flag::SELF_TEST,
-        });
+        return u32::from(flag::SELF_TEST);
     }
-    if scope.measure_host == 0 && task.mount_namespace() == scope.host_ns[Ns::Mnt as usize] {
-        // The common case on a host, decided by one comparison.
-        return None;
-    }
-    let ns = task.namespaces();
     if scope.measure_host != 0 {
-        return Some(InScope { task, ns, flags: 0 });
+        return 0;
+    }
+    if task.mount_namespace() == scope.host_ns[Ns::Mnt as usize] {
+        // The common case on a host, decided by one comparison.
+        return NOBODY;
     }
     let mut differs = 0;
-    for (i, inode) in ns.iter().enumerate() {
+    for (i, inode) in task.namespaces().iter().enumerate() {
         if *inode != scope.host_ns[i] {
             differs |= 1 << i;
         }
     }
     for mask in &scope.candidates {
         if *mask != 0 && differs & *mask == *mask {
-            return Some(InScope { task, ns, flags: 0 });
+            return 0;
         }
     }
-    None
+    NOBODY
+}
+
+/// The current task, whoever it is.
+#[inline(always)]
+pub fn anybody() -> InScope {
+    InScope {
+        task: Task::current(),
+        flags: 0,
+    }
 }
 
 #[inline(always)]

@@ -10,13 +10,13 @@ use cima_abi::{ANCESTORS, Ancestor, CGROUP_LEN, COMM_LEN, Header, NS_COUNT, Ns, 
 
 use crate::kernel::{
     OFF_CGROUP_INUM, OFF_CGROUP_KN, OFF_CRED_USER_NS, OFF_CSS_SET_CGROUP, OFF_IPC_INUM,
-    OFF_KN_NAME, OFF_KN_PARENT, OFF_MNT_INUM, OFF_MNT_SEQ, OFF_NET_INUM, OFF_NSPROXY_CGROUP,
-    OFF_NSPROXY_IPC, OFF_NSPROXY_MNT, OFF_NSPROXY_NET, OFF_NSPROXY_TIME, OFF_NSPROXY_UTS,
-    OFF_PID_INUM, OFF_PID_LEVEL, OFF_PID_NUMBERS, OFF_TASK_CGROUPS, OFF_TASK_COMM, OFF_TASK_CRED,
-    OFF_TASK_GROUP_LEADER, OFF_TASK_LOGINUID, OFF_TASK_NSPROXY, OFF_TASK_REAL_PARENT,
-    OFF_TASK_SESSION, OFF_TASK_START, OFF_TASK_TGID, OFF_TASK_THREAD_PID, OFF_TIME_INUM,
-    OFF_UPID_NR, OFF_UPID_NS, OFF_USER_INUM, OFF_UTS_INUM, Object, SIZE_UPID, load, read,
-    read_pointer,
+    OFF_KN_NAME, OFF_KN_PARENT, OFF_MM_EXE, OFF_MNT_INUM, OFF_MNT_SEQ, OFF_NET_INUM,
+    OFF_NSPROXY_CGROUP, OFF_NSPROXY_IPC, OFF_NSPROXY_MNT, OFF_NSPROXY_NET, OFF_NSPROXY_TIME,
+    OFF_NSPROXY_UTS, OFF_PID_INUM, OFF_PID_LEVEL, OFF_PID_NUMBERS, OFF_TASK_CGROUPS, OFF_TASK_COMM,
+    OFF_TASK_CRED, OFF_TASK_GROUP_LEADER, OFF_TASK_LOGINUID, OFF_TASK_MM, OFF_TASK_NSPROXY,
+    OFF_TASK_REAL_PARENT, OFF_TASK_SESSION, OFF_TASK_START, OFF_TASK_TGID, OFF_TASK_THREAD_PID,
+    OFF_TIME_INUM, OFF_UPID_NR, OFF_UPID_NS, OFF_USER_INUM, OFF_UTS_INUM, Object, SIZE_UPID,
+    address, load, read, read_pointer,
 };
 
 /// Cgroups are looked at up to this depth above the task's own.
@@ -54,13 +54,62 @@ impl Task {
         }
     }
 
+    /// Sequence number of the mount namespace.
+    #[inline(always)]
+    pub fn mount_generation(&self) -> u64 {
+        // SAFETY: a chain of loads from the current task.
+        unsafe {
+            let nsproxy = load(self.0, &OFF_TASK_NSPROXY);
+            load(load(nsproxy, &OFF_NSPROXY_MNT), &OFF_MNT_SEQ)
+        }
+    }
+
+    /// Cgroup v2 id.
+    #[inline(always)]
+    pub fn cgroup(&self) -> u64 {
+        // SAFETY: the helper takes no argument.
+        unsafe { bpf_get_current_cgroup_id() }
+    }
+
+    /// Start of the process, ns since boot.
+    #[inline(always)]
+    pub fn start(&self) -> u64 {
+        // SAFETY: a chain of loads from the current task.
+        unsafe {
+            let leader = load(self.0, &OFF_TASK_GROUP_LEADER);
+            load(leader, &OFF_TASK_START)
+        }
+    }
+
+    /// The program that the process runs; null for a kernel thread.
+    #[inline(always)]
+    pub fn program(&self) -> Object {
+        // SAFETY: a chain of loads from the current task.
+        unsafe {
+            let mm = load(self.0, &OFF_TASK_MM);
+            load(mm, &OFF_MM_EXE)
+        }
+    }
+
     /// Inodes of all namespaces, in record order. The pid namespace is the one the
     /// task lives in, not the one its children will (`nsproxy.pid_ns_for_children`).
     #[inline(always)]
     pub fn namespaces(&self) -> [u32; NS_COUNT] {
         let mut ns = [0; NS_COUNT];
-        // SAFETY: chains of loads from the current task.
+        // SAFETY: the array is there to be written.
+        unsafe { self.put_namespaces(&raw mut ns) };
+        ns
+    }
+
+    /// The same, into a record.
+    ///
+    /// # Safety
+    /// `out` points to that many words.
+    #[inline(always)]
+    unsafe fn put_namespaces(&self, out: *mut [u32; NS_COUNT]) {
+        // SAFETY: chains of loads from the current task, plain stores to `out`.
         unsafe {
+            let ns = &mut *out;
             let nsproxy = load(self.0, &OFF_TASK_NSPROXY);
             ns[Ns::Mnt as usize] = load(load(nsproxy, &OFF_NSPROXY_MNT), &OFF_MNT_INUM);
             ns[Ns::Uts as usize] = load(load(nsproxy, &OFF_NSPROXY_UTS), &OFF_UTS_INUM);
@@ -70,10 +119,9 @@ impl Task {
             ns[Ns::Time as usize] = load(load(nsproxy, &OFF_NSPROXY_TIME), &OFF_TIME_INUM);
             let cred = load(self.0, &OFF_TASK_CRED);
             ns[Ns::User as usize] = load(load(cred, &OFF_CRED_USER_NS), &OFF_USER_INUM);
+            let pid_ns = read_pointer(self.upid(), OFF_UPID_NS.load());
+            ns[Ns::Pid as usize] = read(pid_ns, OFF_PID_INUM.load());
         }
-        let pid_ns = read_pointer(self.upid(), OFF_UPID_NS.load());
-        ns[Ns::Pid as usize] = read(pid_ns, OFF_PID_INUM.load());
-        ns
     }
 
     /// The task's innermost `struct upid`.
@@ -86,7 +134,7 @@ impl Task {
         };
         // `level` is a variable: from here on only the fault-safe helper may read.
         let step = u64::from(level).wrapping_mul(SIZE_UPID.load());
-        pid_address(pid).wrapping_add((OFF_PID_NUMBERS.load().wrapping_add(step)) as usize)
+        address(pid).wrapping_add((OFF_PID_NUMBERS.load().wrapping_add(step)) as usize)
     }
 
     /// Writes everything about the task into `header`.
@@ -94,7 +142,7 @@ impl Task {
     /// # Safety
     /// `header` points into a reserved ring buffer record.
     #[inline(always)]
-    pub unsafe fn describe(&self, header: *mut Header, ns: &[u32; NS_COUNT]) {
+    pub unsafe fn describe(&self, header: *mut Header) {
         let ids = bpf_get_current_pid_tgid();
         let users = bpf_get_current_uid_gid();
         // SAFETY: plain stores into the record; loads from the current task.
@@ -103,14 +151,13 @@ impl Task {
             (*header).tid = ids as u32;
             (*header).uid = users as u32;
             (*header).gid = (users >> 32) as u32;
-            (*header).ns = *ns;
+            self.put_namespaces(&raw mut (*header).ns);
             let leader = load(self.0, &OFF_TASK_GROUP_LEADER);
             (*header).start_ns = load(leader, &OFF_TASK_START);
             (*header).login_uid = load(self.0, &OFF_TASK_LOGINUID);
             (*header).session = load(self.0, &OFF_TASK_SESSION);
-            let nsproxy = load(self.0, &OFF_TASK_NSPROXY);
-            (*header).mnt_generation = load(load(nsproxy, &OFF_NSPROXY_MNT), &OFF_MNT_SEQ);
-            (*header).cgroup_id = bpf_get_current_cgroup_id();
+            (*header).mnt_generation = self.mount_generation();
+            (*header).cgroup_id = self.cgroup();
             (*header).comm = bpf_get_current_comm().unwrap_or([0; COMM_LEN]);
             (*header).ns_tgid = self.ns_tgid(leader);
             self.ancestors(&raw mut (*header).ancestors);
@@ -127,15 +174,14 @@ impl Task {
             (pid, load(pid, &OFF_PID_LEVEL))
         };
         let step = u64::from(level).wrapping_mul(SIZE_UPID.load());
-        let upid =
-            pid_address(pid).wrapping_add((OFF_PID_NUMBERS.load().wrapping_add(step)) as usize);
+        let upid = address(pid).wrapping_add((OFF_PID_NUMBERS.load().wrapping_add(step)) as usize);
         read(upid, OFF_UPID_NR.load())
     }
 
     /// Records the parents up to the initial task, which is its own parent.
     #[inline(always)]
     unsafe fn ancestors(&self, out: *mut [Ancestor; ANCESTORS]) {
-        let mut task = pid_address(self.0);
+        let mut task = address(self.0);
         for i in 0..ANCESTORS {
             let parent = read_pointer(task, OFF_TASK_REAL_PARENT.load());
             let ended = parent.is_null() || parent == task;
@@ -172,7 +218,7 @@ impl Task {
     #[inline(always)]
     unsafe fn cgroup_path(&self, header: *mut Header) {
         // SAFETY: a chain of loads from the current task.
-        let mut node = pid_address(unsafe {
+        let mut node = address(unsafe {
             let set = load(self.0, &OFF_TASK_CGROUPS);
             let cgroup = load(set, &OFF_CSS_SET_CGROUP);
             load(cgroup, &OFF_CGROUP_KN)
@@ -215,16 +261,4 @@ impl Task {
             }
         }
     }
-}
-
-/// The address of a tracked object as a plain number, so that arithmetic the
-/// verifier could not follow on a typed pointer is allowed on it.
-#[inline(always)]
-fn pid_address(object: Object) -> Object {
-    let mut address = 0u64;
-    // SAFETY: copies the eight bytes of a pointer on our own stack.
-    unsafe {
-        bpf_probe_read_kernel((&raw mut address).cast(), 8, (&raw const object).cast());
-    }
-    address as Object
 }

@@ -16,14 +16,16 @@ use tracing_subscriber::EnvFilter;
 /// Container integrity measurement agent: measures what every container executes
 /// and anchors it in the TPM.
 ///
-/// Runs in the foreground. SIGTERM writes what is queued and ends; SIGHUP reads the
-/// measurement policy again.
+/// Runs in the foreground. SIGTERM writes what is queued and ends, and leaves the probes
+/// attached: they queue what they see for the next start. SIGHUP reads the measurement
+/// policy again.
 #[derive(Debug, Parser)]
 #[command(
     version,
     after_help = "Examples:
   cimad                              run with /etc/cima/cimad.toml
   cimad --check                      say what this host lacks, change nothing
+  cimad --unload                     detach the probes that an agent has left
   cimad --config ./cimad.toml        run with another configuration
   CIMA_LOG=debug cimad               say more
 
@@ -36,6 +38,9 @@ struct Args {
     /// Only look whether everything is there
     #[arg(long)]
     check: bool,
+    /// Detach and remove the probes, which otherwise go on without an agent
+    #[arg(long, conflicts_with = "check")]
+    unload: bool,
     /// With --check: one JSON object instead of lines
     #[arg(long, requires = "check")]
     json: bool,
@@ -57,6 +62,14 @@ fn run(args: &Args) -> Result<Outcome, Box<dyn Error>> {
     let (config, bytes) = Config::read(&args.config)?;
     if args.check {
         return Ok(check(&config, args.json));
+    }
+    if args.unload {
+        let sets = daemon::unload(&config.probes.pin_dir)?;
+        tracing::info!(
+            "{sets} sets of probes removed from {}",
+            config.probes.pin_dir.display()
+        );
+        return Ok(Outcome::Good);
     }
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A context batch as JSON: the schema's field names (`proto/cima.proto`), with three
-//! differences for the reader's sake: an event has its identity in place, not its number;
+//! differences for the reader's sake: an event has its identity and ancestors in place, not their numbers;
 //! digests are hex; other bytes and texts are escaped as `entry_json` says.
 //!
 //! Every message is taken apart exhaustively: a new field of the schema is a compile
@@ -55,6 +55,7 @@ enum Said {
         sha256: String,
     },
     Parts(Vec<Part>),
+    Breach(Breach),
     /// An event that this version does not know: its bytes.
     UnknownHex(String),
 }
@@ -153,6 +154,22 @@ struct Mapping {
     hash_error: i32,
     prot: u32,
     map_flags: u64,
+    how: String,
+    kernel_read_id: u64,
+    writer: bool,
+    copied_up: bool,
+}
+
+#[derive(Serialize)]
+struct Breach {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    task: Option<Task>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    file: Option<File>,
+    kind: String,
+    prot: u32,
+    map_flags: u64,
+    kernel_load_id: u64,
 }
 
 #[derive(Serialize)]
@@ -175,6 +192,7 @@ impl From<EventView<'_>> for Event {
             time_ns,
             // In place, just below.
             identity: _,
+            lineage: _,
             what,
         }) = view.event
         else {
@@ -184,19 +202,23 @@ impl From<EventView<'_>> for Event {
                 what: unknown(),
             };
         };
+        let lineage = view.lineage.unwrap_or_default();
         Self {
             time_ns: Some(time_ns),
             identity: view.identity.map(Identity::from),
             what: match what {
                 Some(What::Start(start)) => Said::Start(start.into()),
                 Some(What::Stop(proto::Stop {})) => Said::Stop {},
-                Some(What::Execution(execution)) => Said::Execution(execution.into()),
-                Some(What::Mapping(mapping)) => Said::Mapping(mapping.into()),
+                Some(What::Execution(execution)) => {
+                    Said::Execution(Execution::new(execution, lineage))
+                }
+                Some(What::Mapping(mapping)) => Said::Mapping(Mapping::new(mapping, lineage)),
                 Some(What::Loss(proto::Loss { cause, cpu, count })) => Said::Loss(Loss {
                     cause: escaped(cause.as_bytes()),
                     cpu,
                     count,
                 }),
+                Some(What::Breach(breach)) => Said::Breach(Breach::new(breach, lineage)),
                 Some(What::Parts(proto::Parts { parts })) => {
                     Said::Parts(parts.into_iter().map(Part::from).collect())
                 }
@@ -290,8 +312,8 @@ impl From<proto::Process> for Process {
     }
 }
 
-impl From<proto::Task> for Task {
-    fn from(task: proto::Task) -> Self {
+impl Task {
+    fn new(task: proto::Task, proto::Lineage { ancestors }: proto::Lineage) -> Self {
         let proto::Task {
             process,
             tid,
@@ -300,7 +322,6 @@ impl From<proto::Task> for Task {
             gid,
             login_uid,
             session,
-            ancestors,
         } = task;
         Self {
             process: process.map(Process::from),
@@ -346,8 +367,8 @@ impl From<proto::File> for File {
     }
 }
 
-impl From<proto::Execution> for Execution {
-    fn from(execution: proto::Execution) -> Self {
+impl Execution {
+    fn new(execution: proto::Execution, lineage: proto::Lineage) -> Self {
         let proto::Execution {
             task,
             file,
@@ -356,7 +377,7 @@ impl From<proto::Execution> for Execution {
             args_truncated,
         } = execution;
         Self {
-            task: task.map(Task::from),
+            task: task.map(|task| Task::new(task, lineage)),
             file: file.map(File::from),
             args: args.iter().map(|arg| escaped(arg)).collect(),
             argc,
@@ -365,8 +386,9 @@ impl From<proto::Execution> for Execution {
     }
 }
 
-impl From<proto::Mapping> for Mapping {
-    fn from(mapping: proto::Mapping) -> Self {
+impl Mapping {
+    fn new(mapping: proto::Mapping, lineage: proto::Lineage) -> Self {
+        let how = mapping.how;
         let proto::Mapping {
             task,
             file,
@@ -376,9 +398,13 @@ impl From<proto::Mapping> for Mapping {
             hash_error,
             prot,
             map_flags,
+            how: _,
+            kernel_read_id,
+            writer,
+            copied_up,
         } = mapping;
         Self {
-            task: task.map(Task::from),
+            task: task.map(|task| Task::new(task, lineage)),
             file: file.map(File::from),
             digest: hex::encode(digest),
             algorithm: escaped(algorithm.as_bytes()),
@@ -386,6 +412,33 @@ impl From<proto::Mapping> for Mapping {
             hash_error,
             prot,
             map_flags,
+            how: proto::mapping::How::try_from(how)
+                .map_or_else(|_| how.to_string(), |how| how.as_str_name().to_owned()),
+            kernel_read_id,
+            writer,
+            copied_up,
+        }
+    }
+}
+
+impl Breach {
+    fn new(breach: proto::Breach, lineage: proto::Lineage) -> Self {
+        let proto::Breach {
+            task,
+            file,
+            kind,
+            prot,
+            map_flags,
+            kernel_load_id,
+        } = breach;
+        Self {
+            task: task.map(|task| Task::new(task, lineage)),
+            file: file.map(File::from),
+            kind: proto::breach::Kind::try_from(kind)
+                .map_or_else(|_| kind.to_string(), |kind| kind.as_str_name().to_owned()),
+            prot,
+            map_flags,
+            kernel_load_id,
         }
     }
 }

@@ -13,7 +13,7 @@ use crate::verify::{BatchView, Place};
 
 /// The object.
 #[derive(Serialize)]
-pub(super) struct EntryJson<'a> {
+pub(crate) struct EntryJson<'a> {
     v: u32,
     index: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -52,7 +52,7 @@ struct Content<'a> {
 }
 
 impl<'a> EntryJson<'a> {
-    pub(super) fn new(place: Place, entry: &'a Entry) -> Self {
+    pub(crate) fn new(place: Place, entry: &'a Entry) -> Self {
         let data = || Some(hex::encode(&entry.data));
         let content = match entry.fields() {
             Ok(fields) => Content {

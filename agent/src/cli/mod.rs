@@ -5,10 +5,10 @@
 //! list would take: every list of a Linux kernel is read.
 
 mod batch_json;
-mod entry_json;
+pub(crate) mod entry_json;
 mod live;
 pub mod log;
-mod pcr_values;
+pub(crate) mod pcr_values;
 mod source;
 mod verdict;
 pub mod verify;

@@ -85,7 +85,7 @@ enum Bank {
 ///
 /// # Errors
 /// The first line that is not understood, or that there is no value.
-pub(super) fn parse(text: &str) -> Result<Vec<(u32, Digest)>, PcrValueError> {
+pub(crate) fn parse(text: &str) -> Result<Vec<(u32, Digest)>, PcrValueError> {
     let mut values = Vec::new();
     let mut bank = Bank::Unnamed;
     for (index, line) in text.lines().enumerate() {

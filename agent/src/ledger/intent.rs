@@ -5,24 +5,25 @@
 //! `"cima-intent-1\n" ‖ u32le segment ‖ u64le offset ‖ u32le n ‖ n bytes of records ‖
 //! SHA256(all before)`. An empty file: nothing is being written. A file whose
 //! digest does not fit was torn while it was written: then nothing of it was
-//! appended, since the append waits for the intent's sync.
+//! appended, since the append waits for the intent's sync. While a group is at hand
+//! the file never holds anything but its bytes, the beginning of them, or nothing.
 
-use std::{
-    fs::{File, OpenOptions},
-    io::{self, Read, Seek, Write},
-    os::unix::fs::OpenOptionsExt,
-    path::{Path, PathBuf},
-};
+use std::{path::Path, sync::Arc};
 
 use ima_log::{BinaryFormat, BinaryReader, ByteOrder, Entry, HashAlgorithm};
 use sha2::{Digest as _, Sha256};
 
-use super::{LedgerError, at};
+use super::{
+    LedgerError,
+    disk::{Disk, DiskFile},
+};
 
 const MAGIC: &[u8] = b"cima-intent-1\n";
 const HEADER: usize = MAGIC.len() + 4 + 8 + 4;
 const DIGEST: usize = 32;
 const NAME: &str = "intent";
+/// What is to take the intent's place, until it does.
+const NEW: &str = "intent.new";
 
 /// How the ledger's own records are laid out, on every machine.
 pub(super) const FORMAT: BinaryFormat = BinaryFormat {
@@ -30,128 +31,157 @@ pub(super) const FORMAT: BinaryFormat = BinaryFormat {
     hash: HashAlgorithm::Sha1,
 };
 
-/// The intent file.
-#[derive(Debug)]
-pub(super) struct Intent {
-    path: PathBuf,
-    file: File,
-    segment: u32,
-    offset: u64,
-    bytes: Vec<u8>,
+/// Where a group belongs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Place {
+    /// Number of the segment.
+    pub(super) segment: u32,
+    /// Byte at which the group begins.
+    pub(super) offset: u64,
+}
+
+/// Entries that are written together.
+#[derive(Debug, Default)]
+struct Group {
+    /// `None`: where they go is not decided.
+    place: Option<Place>,
     entries: Vec<Entry>,
+    /// Their records.
+    bytes: Vec<u8>,
     /// How many of `entries` the PCR holds.
     done: usize,
-    /// Whether the file holds the group.
+    /// Whether the group is on the disk.
     persisted: bool,
+}
+
+/// The intent file and the group at hand.
+pub(super) struct Intent {
+    disk: Arc<dyn Disk>,
+    file: DiskFile,
+    group: Group,
 }
 
 impl Intent {
     /// Opens the intent of a boot's directory and reads what a crash left in it.
-    pub(super) fn open(dir: &Path) -> Result<Self, LedgerError> {
-        let path = dir.join(NAME);
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(&path)
-            .map_err(at("open", &path))?;
-        let mut content = Vec::new();
-        file.read_to_end(&mut content).map_err(at("read", &path))?;
-        let (segment, offset, bytes, entries) = parse(&content).unwrap_or_default();
+    pub(super) fn open(disk: &Arc<dyn Disk>, dir: &Path) -> Result<Self, LedgerError> {
+        let mut file = DiskFile::open(disk, dir.join(NAME))?;
+        let content = file.read()?;
+        let group = parse(&content);
+        if group.is_none() && !content.is_empty() {
+            file.set_len(0)?;
+        }
         Ok(Self {
-            path,
+            disk: Arc::clone(disk),
             file,
-            segment,
-            offset,
-            bytes,
-            entries,
-            done: 0,
-            persisted: true,
+            group: group.unwrap_or_default(),
         })
     }
 
-    /// Takes a group that is to be appended to `segment` at `offset`.
-    pub(super) fn stage(&mut self, segment: u32, offset: u64, entries: Vec<Entry>) {
-        self.bytes.clear();
-        for entry in &entries {
-            entry.append_binary(&mut self.bytes);
-        }
-        (self.segment, self.offset, self.entries) = (segment, offset, entries);
-        (self.done, self.persisted) = (0, false);
+    /// Takes a group; its place is to be decided.
+    pub(super) fn stage(&mut self, entries: Vec<Entry>) {
+        self.group = Group::of(entries);
     }
 
-    /// Puts the group on disk, unless it is there.
+    /// Decides where the group goes.
+    pub(super) fn put_at(&mut self, place: Place) {
+        self.group.place = Some(place);
+    }
+
+    /// Puts the group on disk, unless it is there for certain. Not for certain: it was
+    /// read after a crash, or a sync failed; either may have been from memory alone.
     pub(super) fn persist(&mut self) -> Result<(), LedgerError> {
-        if self.persisted {
+        if self.group.persisted {
             return Ok(());
         }
+        self.file.write_at(&self.group.file_content(), 0)?;
+        self.file.sync()?;
+        self.group.persisted = true;
+        Ok(())
+    }
+
+    /// Puts another group in the place of the one at hand, on disk, all at once: whatever
+    /// happens, one of them is there.
+    pub(super) fn replace(&mut self, place: Place, entries: Vec<Entry>) -> Result<(), LedgerError> {
+        let mut group = Group::of(entries);
+        group.place = Some(place);
+        let path = self.file.path().to_owned();
+        let mut file = DiskFile::open(&self.disk, path.with_file_name(NEW))?;
+        file.set_len(0)?;
+        file.write_at(&group.file_content(), 0)?;
+        file.sync()?;
+        file.rename(&path)?;
+        group.persisted = true;
+        (self.file, self.group) = (file, group);
+        Ok(())
+    }
+
+    /// The group is in the list and in the TPM. Not synced: an old intent that is there
+    /// again after a power cut is one whose group the list holds.
+    pub(super) fn clear(&mut self) -> Result<(), LedgerError> {
+        self.file.set_len(0)?;
+        self.group = Group::default();
+        Ok(())
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.group.entries.is_empty()
+    }
+
+    /// Where the group goes; `None`: that is not decided, or there is none.
+    pub(super) fn place(&self) -> Option<Place> {
+        self.group.place
+    }
+
+    /// The group's records.
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.group.bytes
+    }
+
+    /// The entries that the PCR does not hold yet, as far as is known.
+    pub(super) fn pending(&self) -> &[Entry] {
+        &self.group.entries[self.group.done..]
+    }
+
+    pub(super) fn next_entry(&self) -> Option<&Entry> {
+        self.pending().first()
+    }
+
+    /// The next entry is in the PCR.
+    pub(super) fn extended(&mut self) {
+        self.group.done += 1;
+    }
+}
+
+impl Group {
+    fn of(entries: Vec<Entry>) -> Self {
+        let mut bytes = Vec::new();
+        for entry in &entries {
+            entry.append_binary(&mut bytes);
+        }
+        Self {
+            entries,
+            bytes,
+            ..Self::default()
+        }
+    }
+
+    fn file_content(&self) -> Vec<u8> {
         let mut content = Vec::with_capacity(HEADER + self.bytes.len() + DIGEST);
         content.extend_from_slice(MAGIC);
-        content.extend_from_slice(&self.segment.to_le_bytes());
-        content.extend_from_slice(&self.offset.to_le_bytes());
+        let Place { segment, offset } = self.place.unwrap_or_default();
+        content.extend_from_slice(&segment.to_le_bytes());
+        content.extend_from_slice(&offset.to_le_bytes());
         // The writer bounds a group far below 4 GiB.
         let len = u32::try_from(self.bytes.len()).unwrap_or(u32::MAX);
         content.extend_from_slice(&len.to_le_bytes());
         content.extend_from_slice(&self.bytes);
         content.extend_from_slice(&Sha256::digest(&content));
-        self.put(&content).map_err(at("write", &self.path))?;
-        self.persisted = true;
-        Ok(())
-    }
-
-    fn put(&mut self, content: &[u8]) -> io::Result<()> {
-        self.file.set_len(0)?;
-        self.file.rewind()?;
-        self.file.write_all(content)?;
-        self.file.sync_data()
-    }
-
-    /// The group is in the list and in the TPM.
-    pub(super) fn clear(&mut self) -> Result<(), LedgerError> {
-        self.file.set_len(0).map_err(at("clear", &self.path))?;
-        self.bytes.clear();
-        self.entries.clear();
-        self.done = 0;
-        Ok(())
-    }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.entries.is_empty()
-    }
-
-    pub(super) fn segment(&self) -> u32 {
-        self.segment
-    }
-
-    pub(super) fn offset(&self) -> u64 {
-        self.offset
-    }
-
-    pub(super) fn bytes(&self) -> &[u8] {
-        &self.bytes
-    }
-
-    /// The entries that the PCR does not hold yet, as far as is known.
-    pub(super) fn pending(&self) -> &[Entry] {
-        &self.entries[self.done..]
-    }
-
-    pub(super) fn next_entry(&self) -> Option<&Entry> {
-        self.entries.get(self.done)
-    }
-
-    /// The next entry is in the PCR.
-    pub(super) fn extended(&mut self) {
-        self.done += 1;
+        content
     }
 }
 
-type Parsed = (u32, u64, Vec<u8>, Vec<Entry>);
-
 /// `None`: nothing was being written, or the intent itself was torn.
-fn parse(content: &[u8]) -> Option<Parsed> {
+fn parse(content: &[u8]) -> Option<Group> {
     let (signed, digest) = content.split_at_checked(content.len().checked_sub(DIGEST)?)?;
     if Sha256::digest(signed).as_slice() != digest {
         return None;
@@ -166,10 +196,24 @@ fn parse(content: &[u8]) -> Option<Parsed> {
     let entries: Result<Vec<_>, _> = BinaryReader::new(bytes, FORMAT)
         .map(|record| record.map(|(_, entry)| entry))
         .collect();
-    Some((
-        u32::from_le_bytes(*segment),
-        u64::from_le_bytes(*offset),
-        bytes.to_vec(),
-        entries.ok()?,
-    ))
+    let mut group = Group::of(entries.ok()?);
+    group.place = Some(Place {
+        segment: u32::from_le_bytes(*segment),
+        offset: u64::from_le_bytes(*offset),
+    });
+    Some(group)
+}
+
+/// The entries in an intent file's content, and the content written anew: what
+/// `crate::fuzzing` compares.
+pub(crate) fn reread(content: &[u8]) -> Option<(Vec<Entry>, Vec<u8>)> {
+    let group = parse(content)?;
+    let content = group.file_content();
+    Some((group.entries, content))
+}
+
+/// The records in an intent file's content.
+#[cfg(test)]
+pub(super) fn records(content: &[u8]) -> Vec<Entry> {
+    parse(content).map_or_else(Vec::new, |group| group.entries)
 }

@@ -6,41 +6,51 @@
 //!                          00000002.ima   next segment: the first was full, or the chain broke
 //!                          intent         what is being written now; empty: nothing
 //! ```
-//! A group of entries goes *intent (synced) → append → extend → commit*. Whatever
+//! A group of entries goes *intent (synced) → append (synced) → extend → commit*. Whatever
 //! moment the agent dies at, `recovery` finds how many of the group the PCR holds
-//! and completes it, or says that the chain is broken and begins a new segment.
+//! and completes it. `chain` compares list and PCR: where they do not fit, it says so in
+//! a new segment, and says the group again there. `disk` is all that touches files.
 
+mod chain;
+mod disk;
 mod intent;
 mod recovery;
+mod seen;
 mod segment;
+mod told;
 mod writer;
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod writer_tests;
 
 use std::{
     collections::HashSet,
     io,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
-use ima_log::{Digest, Entry, EntryError, HashAlgorithm, Replay};
-use sha2::{Digest as _, Sha256};
+use ima_log::{Entry, EntryError, HashAlgorithm, Replay};
 
 use crate::{
-    measure::{
-        Batch, ContextEvent, PolicyEvent, Violation, batch_name, batch_number, decode_batch, proto,
-    },
+    measure::{Batch, PolicyEvent, Violation, batch_name, proto},
     sink::{Sink, SinkError},
 };
-use intent::Intent;
+use chain::Broken;
+use disk::{Disk, OsDisk};
+use intent::{Intent, Place};
 use segment::Segment;
+use told::Told;
 
+pub(crate) use intent::reread as reread_intent;
 pub use recovery::Opened;
 pub use segment::{SUFFIX, segments};
-pub use writer::{Message, Writer, WriterHandle};
+pub use told::Losses;
+pub use writer::{Feed, Message, Writer, WriterGone, WriterHandle, drain};
 
-/// A segment is closed once it has this many bytes.
+/// No group is begun in a segment that has this many bytes.
 const SEGMENT_BYTES: u64 = 64 << 20;
 /// The digest algorithm of the entries' `d-ng` field.
 const DIGEST: HashAlgorithm = HashAlgorithm::Sha256;
@@ -85,8 +95,24 @@ pub struct Origin {
     pub now_ns: u64,
 }
 
+/// Where and how lists are kept.
+struct Store {
+    disk: Arc<dyn Disk>,
+    segment_bytes: u64,
+}
+
+impl Default for Store {
+    fn default() -> Self {
+        Self {
+            disk: Arc::new(OsDisk),
+            segment_bytes: SEGMENT_BYTES,
+        }
+    }
+}
+
 /// The list of this boot, open for appending.
 pub struct Ledger {
+    store: Store,
     dir: PathBuf,
     origin: Origin,
     sink: Box<dyn Sink>,
@@ -95,11 +121,11 @@ pub struct Ledger {
     segment: Segment,
     intent: Intent,
     replay: Replay,
-    /// SHA-256 of name and payload of each policy event in the list: once per boot.
-    seen: HashSet<[u8; 32]>,
-    next_batch: u64,
+    /// List and PCR do not fit, and that is not on disk yet.
+    broken: Option<Broken>,
+    told: Told,
     entries: u64,
-    /// Whether the last batch says that the agent ended in order.
+    /// Whether the agent before this one ended in order.
     stopped: bool,
 }
 
@@ -116,162 +142,122 @@ impl Ledger {
         sink: Box<dyn Sink>,
         pcr: u32,
     ) -> Result<(Self, Opened), LedgerError> {
-        recovery::open(state_dir, origin, sink, pcr)
+        recovery::open(Store::default(), state_dir, origin, sink, pcr)
     }
 
     /// Appends and extends: the policy events that are new in this boot, in order,
-    /// then `batch` as one context entry. Nothing to say is nothing written.
+    /// then `batch` as one context entry. Nothing to say is nothing written. A group that
+    /// is at hand must be completed first; if it is not, this tries to.
     ///
     /// # Errors
     /// The disk or the TPM failed; the group is kept, and [`Ledger::complete`] goes on with it.
     pub fn commit(&mut self, events: &[PolicyEvent], batch: Batch) -> Result<(), LedgerError> {
+        self.complete()?;
         let mut entries = Vec::new();
         let mut fresh = HashSet::new();
         for event in events {
-            let key = key(event.name.as_bytes(), event.payload.as_bytes());
-            if !self.seen.contains(&key) && fresh.insert(key) {
+            let key = seen::key(event.name.as_bytes(), event.payload.as_bytes());
+            if !self.told.has(&key) && fresh.insert(key) {
                 entries.push(self.entry(&event.name, event.payload.as_bytes())?);
             }
         }
         if !batch.is_empty() {
-            let payload = batch.into_payload(self.next_batch);
-            entries.push(self.entry(&batch_name(self.next_batch), &payload)?);
+            entries.push(self.batch_entry(batch, self.told.next_batch())?);
         }
         if entries.is_empty() {
             return Ok(());
         }
-        self.intent
-            .stage(self.segment.number(), self.segment.len(), entries);
+        self.intent.stage(entries);
         self.complete()
     }
 
-    /// Goes on with the group at hand, from the step that failed: writes the intent,
-    /// appends what is missing, extends what the PCR does not hold yet, commits.
-    /// Does nothing if there is none.
+    /// Goes on from the step that failed with what is at hand: records that the chain is
+    /// broken, writes the intent, appends what is missing, extends what the PCR does not
+    /// hold yet, commits. Does nothing if there is nothing.
     ///
     /// # Errors
-    /// As [`Ledger::commit`]; may be called again.
+    /// As [`Ledger::commit`]; may be called again. After an error of the sink, call
+    /// [`Ledger::reconnect`] instead.
     pub fn complete(&mut self) -> Result<(), LedgerError> {
+        self.record_break()?;
         if self.intent.is_empty() {
             return Ok(());
         }
-        self.intent.persist()?;
-        self.segment
-            .append(self.intent.offset(), self.intent.bytes())?;
-        while let Some(entry) = self.intent.next_entry() {
-            let entry = entry.clone();
+        self.write_group()?;
+        // Before the TPM has any of it: after a power cut the list on the disk lacks nothing
+        // that was extended, and readers need not know of the intent.
+        self.segment.sync()?;
+        while let Some(entry) = self.intent.next_entry().cloned() {
             self.sink.extend(&entry)?;
             self.extended(&entry);
         }
-        self.segment.sync()?;
-        self.intent.clear()?;
-        if self.segment.len() >= SEGMENT_BYTES {
-            self.segment = Segment::create(&self.dir, self.segment.number() + 1)?;
-        }
-        Ok(())
+        self.intent.clear()
     }
 
-    /// After an error of the sink: connects anew and finds out whether the last
-    /// extend took place before the error.
-    ///
-    /// # Errors
-    /// The TPM still does not answer.
-    pub fn reconnect(&mut self) -> Result<(), LedgerError> {
-        self.sink.reopen()?;
-        let held = self.sink.read()?;
-        if self.matches(&held) {
-            return Ok(());
+    /// Puts the group at hand into the intent and then into the list.
+    fn write_group(&mut self) -> Result<(), LedgerError> {
+        let place = match self.intent.place() {
+            Some(place) => place,
+            None => self.next_place()?,
+        };
+        self.intent.put_at(place);
+        self.intent.persist()?;
+        self.segment.append(place.offset, self.intent.bytes())
+    }
+
+    /// The list's end; in a new segment if this one is full.
+    fn next_place(&mut self) -> Result<Place, LedgerError> {
+        if self.segment.len() >= self.store.segment_bytes {
+            let number = self.segment.number() + 1;
+            self.segment = Segment::open(&self.store.disk, &self.dir, number)?;
         }
-        if let Some(entry) = self.intent.next_entry().cloned() {
-            let mut with = self.replay.clone();
-            with.extend(&entry);
-            if matches(&with, self.pcr, &held) {
-                self.extended(&entry);
-            }
-        }
-        // Anything else is seen at the next comparison: the chain is broken.
-        Ok(())
+        Ok(Place {
+            segment: self.segment.number(),
+            offset: self.segment.len(),
+        })
     }
 
     fn extended(&mut self, entry: &Entry) {
         self.replay.extend(entry);
-        self.note(entry);
+        self.told.note(entry);
+        self.entries += 1;
         self.intent.extended();
     }
 
-    /// Remembers what an entry of the list says, so that it is not said again.
-    fn note(&mut self, entry: &Entry) {
-        self.entries += 1;
-        let Ok(fields) = entry.fields() else { return };
-        let (name, payload) = (fields.name, fields.payload.unwrap_or_default());
-        match batch_number(name) {
-            Some(seq) => {
-                self.next_batch = self.next_batch.max(seq.saturating_add(1));
-                self.stopped = says_stop(payload);
-            }
-            None => {
-                self.seen.insert(key(name, payload));
-            }
-        }
-    }
-
-    /// A new segment whose first record holds the PCR's value now.
-    fn begin(&mut self, reason: proto::start::Reason, held: &[Digest]) -> Result<(), LedgerError> {
-        if reason != proto::start::Reason::Restart {
-            self.replay = self.empty_replay(held);
-        }
-        let start = proto::Start {
-            boot_id: self.origin.boot_id.clone(),
-            agent_version: env!("CARGO_PKG_VERSION").to_owned(),
-            kernel_release: self.origin.kernel_release.clone(),
-            pcr: self.sink.pcr(),
-            banks: held
-                .iter()
-                .map(|value| proto::Bank {
-                    algorithm: value.algorithm().name().to_owned(),
-                    value: value.bytes().to_vec(),
-                })
-                .collect(),
-            realtime_offset_ns: self.origin.realtime_offset_ns,
-            reason: reason.into(),
-        };
-        let mut batch = Batch::new();
-        batch.push(ContextEvent::of_agent(
-            self.origin.now_ns,
-            proto::context_event::What::Start(start),
-        ));
-        self.commit(&[], batch)
-    }
-
-    /// Records that list and PCR do not fit.
-    fn record_break(&mut self, detail: &str) -> Result<(), LedgerError> {
-        self.commit(
-            &[PolicyEvent::violation(Violation::Chain, b"", detail)],
-            Batch::new(),
-        )
-    }
-
-    /// Records that the agent before this one did not end in order: what it had queued,
-    /// and what the kernel reported until now, is lost.
-    fn record_unclean_stop(&mut self) -> Result<(), LedgerError> {
-        let detail = format!("cause=unclean-stop;before=cima-ctx:{}", self.next_batch);
+    /// Records that events were lost, nobody knows how many: those between the last batch
+    /// in the list and the next, because of `cause`.
+    ///
+    /// # Errors
+    /// As [`Ledger::commit`].
+    pub fn record_gap(&mut self, cause: &str) -> Result<(), LedgerError> {
+        let detail = format!("cause={cause};before=cima-ctx:{}", self.told.next_batch());
         let event = PolicyEvent::violation(Violation::Loss, b"", &detail);
         self.commit(&[event], Batch::new())
     }
 
-    fn empty_replay(&self, held: &[Digest]) -> Replay {
-        let banks: Vec<_> = held.iter().map(Digest::algorithm).collect();
-        held.iter().fold(Replay::new(&banks), |replay, value| {
-            replay.with_start(self.pcr, *value)
-        })
-    }
-
-    fn matches(&self, held: &[Digest]) -> bool {
-        matches(&self.replay, self.pcr, held)
-    }
-
     fn entry(&self, name: &str, payload: &[u8]) -> Result<Entry, LedgerError> {
         Ok(Entry::ima_buf(self.pcr, DIGEST, name, payload)?)
+    }
+
+    fn batch_entry(&self, batch: Batch, seq: u64) -> Result<Entry, LedgerError> {
+        self.entry(&batch_name(seq), &batch.into_payload(seq))
+    }
+
+    /// How far the kernel's queue is read: what the last batch that says so says. All
+    /// events before that place are in the list.
+    pub fn queue(&self) -> Option<proto::Queue> {
+        self.told.queue()
+    }
+
+    /// The losses that this boot's list reports, by cause and CPU, since a batch named
+    /// another queue than the one before; those of that batch included.
+    pub fn losses(&self) -> &Losses {
+        self.told.losses()
+    }
+
+    /// Whether the agent before this one ended in order; true if there was none.
+    pub fn stopped(&self) -> bool {
+        self.stopped
     }
 
     /// Directory of this boot's segments.
@@ -279,33 +265,15 @@ impl Ledger {
         &self.dir
     }
 
+    /// Of this boot.
+    pub fn boot_id(&self) -> &str {
+        &self.origin.boot_id
+    }
+
     /// Entries in the list.
     pub fn entries(&self) -> u64 {
         self.entries
     }
-}
-
-/// Whether the replay has these values.
-fn matches(replay: &Replay, pcr: u32, held: &[Digest]) -> bool {
-    held.iter()
-        .all(|value| replay.value(pcr, value.algorithm()) == Some(*value))
-}
-
-/// Whether a batch ends with the agent's farewell.
-fn says_stop(payload: &[u8]) -> bool {
-    let last = decode_batch(payload).and_then(|batch| batch.events.into_iter().next_back());
-    matches!(
-        last.and_then(|event| event.what),
-        Some(proto::context_event::What::Stop(_))
-    )
-}
-
-fn key(name: &[u8], payload: &[u8]) -> [u8; 32] {
-    let mut hash = Sha256::new();
-    hash.update((name.len() as u64).to_le_bytes());
-    hash.update(name);
-    hash.update(payload);
-    hash.finalize().into()
 }
 
 /// Shorthand for I/O errors that name the file.

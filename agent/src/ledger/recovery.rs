@@ -3,19 +3,18 @@
 //! steps of a group, or somebody else's hand in list or PCR.
 
 use std::{
-    collections::HashSet,
-    fs::{self, DirBuilder},
-    os::unix::fs::DirBuilderExt,
-    path::Path,
+    path::{Path, PathBuf},
+    sync::Arc,
 };
 
-use ima_log::{BinaryReader, Digest, Entry, Replay};
+use ima_log::{BinaryReader, Digest, Entry, ReadErrorKind, Replay};
 
 use super::{
-    Ledger, LedgerError, Origin, at,
+    Broken, Ledger, LedgerError, Origin, Store, Told, at,
+    chain::matches,
+    disk::Disk,
     intent::{FORMAT, Intent},
-    matches,
-    segment::{Segment, segments},
+    segment::{Segment, Written, segments},
 };
 use crate::{measure::proto, sink::Sink, verify::Start};
 
@@ -42,32 +41,47 @@ pub enum Opened {
 enum Fit {
     New,
     Whole { completed: u64 },
-    Broken(String),
+    Broken(Broken),
+}
+
+/// What does not fit within the list itself.
+#[derive(Default)]
+struct Problem {
+    detail: Option<String>,
+    /// Whether the intent does not fit the segment it is for.
+    intent: bool,
+}
+
+impl Problem {
+    /// Keeps the first.
+    fn found(&mut self, detail: impl Into<String>) {
+        self.detail.get_or_insert(detail.into());
+    }
 }
 
 pub(super) fn open(
+    store: Store,
     state_dir: &Path,
     origin: Origin,
     mut sink: Box<dyn Sink>,
     pcr: u32,
 ) -> Result<(Ledger, Opened), LedgerError> {
-    let dir = state_dir.join("ledger").join(&origin.boot_id);
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(&dir)
-        .map_err(at("create", &dir))?;
+    let dir = make_dirs(&store.disk, state_dir, &origin.boot_id)?;
     let held = sink.read()?;
-    let intent = Intent::open(&dir)?;
     let numbers: Vec<u32> = segments(&dir)
         .map_err(at("list", &dir))?
         .into_iter()
         .map(|(number, _)| number)
         .collect();
-    let last = numbers.last().copied().unwrap_or(1);
-    let segment = Segment::create(&dir, last)?;
+    let mut intent = Intent::open(&store.disk, &dir)?;
+    drop_stale(&mut intent, &dir, &numbers)?;
+    let begun = intent.place().map(|place| place.segment);
+    let begun = begun.filter(|number| numbers.contains(number));
+    let number = begun.or(numbers.last().copied()).unwrap_or(1);
+    let segment = Segment::open(&store.disk, &dir, number)?;
     let banks: Vec<_> = held.iter().map(Digest::algorithm).collect();
     let mut ledger = Ledger {
+        store,
         dir,
         origin,
         sink,
@@ -75,60 +89,76 @@ pub(super) fn open(
         segment,
         intent,
         replay: Replay::new(&banks),
-        seen: HashSet::new(),
-        next_batch: 0,
+        broken: None,
+        told: Told::default(),
         entries: 0,
         stopped: true,
     };
     let fit = ledger.read_back(&numbers, &held)?;
-    let opened = ledger.resume(fit, last, &held)?;
+    let opened = ledger.resume(fit, &held)?;
     Ok((ledger, opened))
+}
+
+/// The boot's directory. The names on the way to it must survive a power cut, too.
+fn make_dirs(
+    disk: &Arc<dyn Disk>,
+    state_dir: &Path,
+    boot_id: &str,
+) -> Result<PathBuf, LedgerError> {
+    let ledger = state_dir.join("ledger");
+    let dir = ledger.join(boot_id);
+    let fresh = !state_dir.exists();
+    disk.make_dir(&dir).map_err(at("create", &dir))?;
+    for dir in [&ledger, state_dir] {
+        disk.sync_dir(dir).map_err(at("sync", dir))?;
+    }
+    if let Some(above) = state_dir.parent().filter(|_| fresh) {
+        let above = if above.as_os_str().is_empty() {
+            Path::new(".")
+        } else {
+            above
+        };
+        disk.sync_dir(above).map_err(at("sync", above))?;
+    }
+    Ok(dir)
+}
+
+/// Clears an intent whose group is in the list with something behind it: after a power
+/// cut the file may be as it was before it was emptied.
+fn drop_stale(intent: &mut Intent, dir: &Path, numbers: &[u32]) -> Result<(), LedgerError> {
+    let Some(place) = intent.place().filter(|p| numbers.contains(&p.segment)) else {
+        return Ok(());
+    };
+    let whole = intent.bytes().len();
+    let written = Written::open(dir, place.segment)?;
+    let mut followed = written.len() > place.offset.saturating_add(whole as u64);
+    for later in numbers.iter().filter(|number| **number > place.segment) {
+        followed |= Written::open(dir, *later)?.len() > 0;
+    }
+    if followed && written.part_of(place.offset, intent.bytes())? == Some(whole) {
+        intent.clear()?;
+    }
+    Ok(())
 }
 
 impl Ledger {
     /// Reads the segments, then finds how many entries of the intent the PCR holds.
     fn read_back(&mut self, numbers: &[u32], held: &[Digest]) -> Result<Fit, LedgerError> {
-        let mut problem = None;
+        let mut problem = Problem::default();
         for number in numbers {
-            let segment = Segment::open(&self.dir, *number)?;
-            let pending = !self.intent.is_empty() && self.intent.segment() == *number;
-            let end = if pending {
-                self.intent.offset().min(segment.len())
-            } else {
-                segment.len()
-            };
-            if pending && !segment.ends_in_part_of(self.intent.offset(), self.intent.bytes())? {
-                problem.get_or_insert(format!("segment {number} does not end as its intent says"));
-            }
-            for record in BinaryReader::new(segment.reader(end)?, FORMAT) {
-                match record {
-                    Ok((_, entry)) => {
-                        if entry.pcr != self.pcr {
-                            problem.get_or_insert(format!("pcr={};list={}", self.pcr, entry.pcr));
-                        }
-                        if self.reread(&entry) && entry.pcr == self.pcr {
-                            // A break before this segment is on record in it.
-                            problem = None;
-                        }
-                    }
-                    Err(error) => {
-                        problem.get_or_insert(format!("segment {number}: {error}"));
-                    }
-                }
-            }
+            self.read_segment(*number, &mut problem)?;
         }
-        if self
-            .intent
-            .pending()
-            .first()
-            .and_then(segment_start)
-            .is_some()
-        {
-            // The agent died while it recorded that very break.
-            problem = None;
+        let begun = self.intent.place().map(|place| place.segment);
+        if let Some(missing) = begun.filter(|number| !numbers.contains(number)) {
+            problem.found(format!("segment {missing} of its intent is not there"));
+            problem.intent = true;
         }
-        if let Some(problem) = problem {
-            return Ok(Fit::Broken(problem));
+        if let Some(detail) = problem.detail {
+            return Ok(Fit::Broken(Broken {
+                held: held.to_vec(),
+                detail,
+                appendable: !problem.intent,
+            }));
         }
         if self.entries == 0 && self.intent.is_empty() {
             return Ok(Fit::New);
@@ -136,25 +166,63 @@ impl Ledger {
         Ok(self.fit(held))
     }
 
-    /// Takes an entry of the list; true if it begins the chain anew.
-    fn reread(&mut self, entry: &Entry) -> bool {
+    /// Takes the entries of a segment, up to those that the intent has.
+    fn read_segment(&mut self, number: u32, problem: &mut Problem) -> Result<(), LedgerError> {
+        let written = Written::open(&self.dir, number)?;
+        let place = self.intent.place().filter(|place| place.segment == number);
+        let fits = match place {
+            Some(place) => written
+                .part_of(place.offset, self.intent.bytes())?
+                .is_some(),
+            None => true,
+        };
+        let end = place.map_or(written.len(), |place| place.offset.min(written.len()));
+        let path = written.path().to_owned();
+        for record in BinaryReader::new(written.reader(end), FORMAT) {
+            match record.map_err(|error| (error.to_string(), error.kind)) {
+                Ok((_, entry)) => self.reread(&entry, problem),
+                Err((_, ReadErrorKind::Io(error))) => return Err(at("read", &path)(error)),
+                Err((error, _)) => problem.found(format!("segment {number}: {error}")),
+            }
+        }
+        let begins_anew = self.intent.next_entry().and_then(segment_start).is_some();
+        if place.is_some() && begins_anew {
+            // The agent died while it recorded that very break.
+            problem.detail = None;
+        }
+        if !fits {
+            problem.found(format!("segment {number} does not end as its intent says"));
+            problem.intent = true;
+        }
+        Ok(())
+    }
+
+    /// Takes an entry of the list.
+    fn reread(&mut self, entry: &Entry, problem: &mut Problem) {
         let start = segment_start(entry);
         if let Some(start) = &start {
             self.replay = self.empty_replay(start);
         }
         self.replay.extend(entry);
-        self.note(entry);
-        start.is_some()
+        self.told.note(entry);
+        self.entries += 1;
+        if entry.pcr != self.pcr {
+            problem.found(format!("pcr={};list={}", self.pcr, entry.pcr));
+        } else if start.is_some() {
+            // A break before this segment is on record in it.
+            problem.detail = None;
+        }
     }
 
     /// Replays with none, one, … all pending entries: exactly one fits, or none does.
     fn fit(&mut self, held: &[Digest]) -> Fit {
         let pending = self.intent.pending().to_vec();
+        let whole = Fit::Whole {
+            completed: pending.len() as u64,
+        };
         if held.is_empty() {
             // Nothing anchors the list: nothing to compare with, the group is completed.
-            return Fit::Whole {
-                completed: pending.len() as u64,
-            };
+            return whole;
         }
         if let Some(start) = pending.first().and_then(segment_start) {
             self.replay = self.empty_replay(&start);
@@ -165,23 +233,16 @@ impl Ledger {
                 for entry in &pending[..extended] {
                     self.extended(entry);
                 }
-                return Fit::Whole {
-                    completed: pending.len() as u64,
-                };
+                return whole;
             }
             if let Some(entry) = pending.get(extended) {
                 replay.extend(entry);
             }
         }
-        let bank = held.first().copied();
-        let replayed = bank.and_then(|bank| self.replay.value(self.pcr, bank.algorithm()));
-        Fit::Broken(match (bank, replayed) {
-            (Some(held), Some(replayed)) => format!("list={replayed};pcr={held}"),
-            _ => "the list has none of the TPM's banks".to_owned(),
-        })
+        Fit::Broken(self.difference(held.to_vec()))
     }
 
-    fn resume(&mut self, fit: Fit, last: u32, held: &[Digest]) -> Result<Opened, LedgerError> {
+    fn resume(&mut self, fit: Fit, held: &[Digest]) -> Result<Opened, LedgerError> {
         use proto::start::Reason;
         match fit {
             Fit::New => {
@@ -190,34 +251,21 @@ impl Ledger {
             }
             Fit::Whole { completed } => {
                 self.complete()?;
+                self.stopped = self.told.stopped();
                 let entries = self.entries;
-                if !self.stopped {
-                    self.record_unclean_stop()?;
-                }
                 let held = self.sink.read()?;
                 self.begin(Reason::Restart, &held)?;
                 Ok(Opened::Continued { entries, completed })
             }
-            Fit::Broken(detail) => {
-                self.keep_broken_intent()?;
-                self.segment = Segment::create(&self.dir, last + 1)?;
-                self.begin(Reason::ChainBroken, held)?;
-                self.record_break(&detail)?;
+            Fit::Broken(broken) => {
+                self.note_pending();
+                self.stopped = self.told.stopped();
+                let detail = broken.detail.clone();
+                self.broken = Some(broken);
+                self.complete()?;
                 Ok(Opened::Broken { detail })
             }
         }
-    }
-
-    /// A group that fits neither list nor PCR is evidence: it is kept beside the list.
-    fn keep_broken_intent(&mut self) -> Result<(), LedgerError> {
-        if self.intent.is_empty() {
-            return Ok(());
-        }
-        let path = self
-            .dir
-            .join(format!("intent.broken-{:08}", self.segment.number()));
-        fs::write(&path, self.intent.bytes()).map_err(at("write", &path))?;
-        self.intent.clear()
     }
 }
 

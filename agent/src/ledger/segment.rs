@@ -1,53 +1,44 @@
 // SPDX-License-Identifier: Apache-2.0
-//! One file of the list.
+//! One file of the list. It only ever grows; bytes that are written a second time, since
+//! the disk may have lost them, are the same bytes.
 
 use std::{
-    fs::{self, File, OpenOptions},
-    io::{self, Read, Write},
-    os::unix::fs::{FileExt, OpenOptionsExt},
+    fs::{self, File},
+    io::{self, Read},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
-use super::{LedgerError, at};
+use super::{
+    LedgerError, at,
+    disk::{Disk, DiskFile},
+};
 
 /// What a segment's file name ends in.
 pub const SUFFIX: &str = "ima";
 
 /// An open segment.
-#[derive(Debug)]
 pub(super) struct Segment {
     number: u32,
-    path: PathBuf,
-    file: File,
+    file: DiskFile,
     len: u64,
+    /// Whether the group at the end may be on the disk in part, or not at all, although
+    /// it can be read: a write or sync of it failed, or was somebody's who died.
+    doubtful: bool,
 }
 
 impl Segment {
-    /// A new, empty segment; an unused one of that number is taken.
-    pub(super) fn create(dir: &Path, number: u32) -> Result<Self, LedgerError> {
-        let segment = Self::open(dir, number)?;
+    /// The segment of that number, for appending; made if need be.
+    pub(super) fn open(disk: &Arc<dyn Disk>, dir: &Path, number: u32) -> Result<Self, LedgerError> {
+        let file = DiskFile::open(disk, path(dir, number))?;
         // The name must survive a power cut before the first entry is in the TPM.
-        let sync = |dir: &Path| File::open(dir)?.sync_all();
-        sync(dir).map_err(at("sync", dir))?;
-        Ok(segment)
-    }
-
-    /// An existing segment, for appending.
-    pub(super) fn open(dir: &Path, number: u32) -> Result<Self, LedgerError> {
-        let path = dir.join(format!("{number:08}.{SUFFIX}"));
-        let file = OpenOptions::new()
-            .read(true)
-            .append(true)
-            .create(true)
-            .mode(0o600)
-            .open(&path)
-            .map_err(at("open", &path))?;
-        let len = file.metadata().map_err(at("look at", &path))?.len();
+        disk.sync_dir(dir).map_err(at("sync", dir))?;
+        let len = file.len()?;
         Ok(Self {
             number,
-            path,
             file,
             len,
+            doubtful: true,
         })
     }
 
@@ -60,53 +51,73 @@ impl Segment {
         self.len
     }
 
-    /// Makes the file hold `bytes` at `offset`, its end. A part of them that is
-    /// already there, left by a crash, is kept: a reader may have seen it.
+    /// Makes the file hold `bytes` at `offset`, and end there. What a crash left of them
+    /// is written again: its pages may be clean and yet not on the disk.
     pub(super) fn append(&mut self, offset: u64, bytes: &[u8]) -> Result<(), LedgerError> {
-        let there = usize::try_from(self.len.saturating_sub(offset)).unwrap_or(usize::MAX);
-        let mut rest = bytes.get(there..).unwrap_or_default();
-        while !rest.is_empty() {
-            match self.file.write(rest) {
-                Ok(0) => return Err(at("append to", &self.path)(io::ErrorKind::WriteZero.into())),
-                Ok(n) => {
-                    self.len += n as u64;
-                    rest = &rest[n..];
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(at("append to", &self.path)(error)),
-            }
+        let end = offset + bytes.len() as u64;
+        if self.len == end && !self.doubtful {
+            return Ok(());
         }
+        self.doubtful = true;
+        self.file.write_at(bytes, offset)?;
+        (self.len, self.doubtful) = (end, false);
         Ok(())
     }
 
-    /// Whether the file's bytes from `offset` on are the beginning of `bytes`.
-    pub(super) fn ends_in_part_of(&self, offset: u64, bytes: &[u8]) -> Result<bool, LedgerError> {
-        let Some(there) = self
-            .len
-            .checked_sub(offset)
-            .and_then(|n| usize::try_from(n).ok())
-        else {
-            return Ok(false);
+    /// Everything appended is on the disk.
+    pub(super) fn sync(&mut self) -> Result<(), LedgerError> {
+        let result = self.file.sync();
+        self.doubtful |= result.is_err();
+        result
+    }
+}
+
+/// The path of a segment.
+pub(super) fn path(dir: &Path, number: u32) -> PathBuf {
+    dir.join(format!("{number:08}.{SUFFIX}"))
+}
+
+/// A segment that is only read.
+pub(super) struct Written {
+    path: PathBuf,
+    file: File,
+    len: u64,
+}
+
+impl Written {
+    pub(super) fn open(dir: &Path, number: u32) -> Result<Self, LedgerError> {
+        let path = path(dir, number);
+        let file = File::open(&path).map_err(at("open", &path))?;
+        let len = file.metadata().map_err(at("look at", &path))?.len();
+        Ok(Self { path, file, len })
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// How many bytes from `offset` on are those of `bytes`; `None` if others are there,
+    /// or the file does not reach `offset`.
+    pub(super) fn part_of(&self, offset: u64, bytes: &[u8]) -> Result<Option<usize>, LedgerError> {
+        use std::os::unix::fs::FileExt as _;
+        let Some(there) = self.len.checked_sub(offset) else {
+            return Ok(None);
         };
-        let Some(expected) = bytes.get(..there) else {
-            return Ok(false);
-        };
-        let mut found = vec![0; there];
+        let len = usize::try_from(there).map_or(bytes.len(), |there| there.min(bytes.len()));
+        let mut found = vec![0; len];
         self.file
             .read_exact_at(&mut found, offset)
             .map_err(at("read", &self.path))?;
-        Ok(found == expected)
-    }
-
-    /// Everything written is on the disk.
-    pub(super) fn sync(&self) -> Result<(), LedgerError> {
-        self.file.sync_data().map_err(at("sync", &self.path))
+        Ok((found == bytes[..len]).then_some(len))
     }
 
     /// The bytes before `end`.
-    pub(super) fn reader(&self, end: u64) -> Result<impl Read + use<>, LedgerError> {
-        let file = File::open(&self.path).map_err(at("open", &self.path))?;
-        Ok(file.take(end))
+    pub(super) fn reader(self, end: u64) -> impl Read {
+        self.file.take(end)
     }
 }
 

@@ -1,184 +1,33 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The ledger against a PCR in memory, stopped at every step of a group.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    sync::{Arc, Mutex},
-};
+mod crash;
+mod faults;
+pub(crate) mod fixture;
+mod rig;
+mod sweep;
+#[path = "../../tests/cima/swtpm.rs"]
+#[expect(dead_code, reason = "the tests of the commands use more of it")]
+mod swtpm;
 
-use ima_log::{BinaryReader, Digest, Entry, HashAlgorithm};
+use std::{fs, path::Path};
 
-use super::{Ledger, LedgerError, Message, Opened, Origin, Writer, intent::FORMAT, segments};
-use crate::{
-    measure::{Batch, ContextEvent, PolicyEvent, SelfPart, proto},
-    sink::{Sink, SinkError},
-};
+use ima_log::{BinaryReader, HashAlgorithm};
 
-const PCR: u32 = 13;
-const BANKS: [HashAlgorithm; 2] = [HashAlgorithm::Sha1, HashAlgorithm::Sha256];
-
-/// A TPM that lives as long as the test, whatever happens to the agent.
-#[derive(Clone)]
-struct Tpm(Arc<Mutex<State>>);
-
-struct State {
-    values: Vec<Digest>,
-    /// Commands until the next failure; `None`: never.
-    fails_after: Option<u32>,
-    /// Whether every command fails.
-    gone: bool,
-    /// Whether the failing extend is carried out before the answer is lost.
-    extends_anyway: bool,
-}
-
-impl Tpm {
-    fn new() -> Self {
-        Self(Arc::new(Mutex::new(State {
-            values: BANKS.iter().map(|bank| Digest::zeros(*bank)).collect(),
-            fails_after: None,
-            gone: false,
-            extends_anyway: false,
-        })))
-    }
-
-    fn with<T>(&self, f: impl FnOnce(&mut State) -> T) -> T {
-        f(&mut self.0.lock().unwrap())
-    }
-
-    fn values(&self) -> Vec<Digest> {
-        self.with(|state| state.values.clone())
-    }
-
-    fn fail_after(&self, extends: u32, extends_anyway: bool) {
-        self.with(|state| {
-            state.fails_after = Some(extends);
-            state.extends_anyway = extends_anyway;
-        });
-    }
-
-    /// Somebody else's extend.
-    fn foreign(&self) {
-        self.with(|state| {
-            for value in &mut state.values {
-                *value = value.extended(&Digest::ones(value.algorithm()));
-            }
-        });
-    }
-}
-
-impl State {
-    fn extend(&mut self, entry: &Entry) {
-        for value in &mut self.values {
-            *value = value.extended(&entry.extend_value(value.algorithm()));
-        }
-    }
-}
-
-impl Sink for Tpm {
-    fn pcr(&self) -> Option<u32> {
-        Some(PCR)
-    }
-
-    fn read(&mut self) -> Result<Vec<Digest>, SinkError> {
-        Ok(self.values())
-    }
-
-    fn extend(&mut self, entry: &Entry) -> Result<(), SinkError> {
-        self.with(|state| {
-            if state.gone {
-                return Err(SinkError::NoBank(PCR));
-            }
-            if state.fails_after == Some(0) {
-                if state.extends_anyway {
-                    state.extend(entry);
-                }
-                state.fails_after = None;
-                return Err(SinkError::NoBank(PCR));
-            }
-            state.fails_after = state.fails_after.map(|n| n - 1);
-            state.extend(entry);
-            Ok(())
-        })
-    }
-
-    fn reopen(&mut self) -> Result<(), SinkError> {
-        if self.with(|state| state.gone) {
-            return Err(SinkError::NoBank(PCR));
-        }
-        Ok(())
-    }
-}
-
-fn origin() -> Origin {
-    Origin {
-        boot_id: "boot".into(),
-        kernel_release: "6.1".into(),
-        realtime_offset_ns: 0,
-        now_ns: 1,
-    }
-}
-
-fn open(dir: &Path, tpm: &Tpm) -> (Ledger, Opened) {
-    Ledger::open(dir, origin(), Box::new(tpm.clone()), PCR).unwrap()
-}
-
-fn event(n: u32) -> PolicyEvent {
-    PolicyEvent::exec(
-        format!("/bin/{n}").as_bytes(),
-        &HashAlgorithm::Sha256.digest(&n.to_le_bytes()),
-    )
-}
-
-fn batch() -> Batch {
-    let mut batch = Batch::new();
-    batch.push(ContextEvent::of_agent(
-        1,
-        proto::context_event::What::Stop(proto::Stop {}),
-    ));
-    batch
-}
-
-fn segment(dir: &Path, number: u32) -> PathBuf {
-    dir.join("ledger/boot").join(format!("{number:08}.ima"))
-}
-
-/// Every entry of the list, in order.
-fn list(dir: &Path) -> Vec<Entry> {
-    let mut entries = Vec::new();
-    for (_, path) in segments(&dir.join("ledger/boot")).unwrap() {
-        let bytes = fs::read(path).unwrap();
-        entries.extend(BinaryReader::new(bytes.as_slice(), FORMAT).map(|record| record.unwrap().1));
-    }
-    entries
-}
-
-fn names(dir: &Path) -> Vec<String> {
-    list(dir).iter().map(Entry::display_name).collect()
-}
-
-/// Whether the whole list, from zero, gives the TPM's values.
-fn replays(dir: &Path, tpm: &Tpm) -> bool {
-    let mut state = State {
-        values: BANKS.iter().map(|bank| Digest::zeros(*bank)).collect(),
-        fails_after: None,
-        gone: false,
-        extends_anyway: false,
-    };
-    list(dir).iter().for_each(|entry| state.extend(entry));
-    state.values == tpm.values()
-}
+use super::{Ledger, LedgerError, Opened, intent::FORMAT};
+use crate::measure::{Batch, ContextEvent, PolicyEvent, SelfPart, proto};
+use fixture::{PCR, Tpm, batch, event, list, names, open, origin, replays, scratch, segment};
 
 #[test]
 fn a_value_is_listed_once_a_boot_and_survives_a_restart() {
-    let (dir, tpm) = (tempfile::tempdir().unwrap(), Tpm::new());
+    let (dir, tpm) = (scratch(), Tpm::new());
     let (mut ledger, opened) = open(dir.path(), &tpm);
     assert_eq!(opened, Opened::New);
     ledger
         .commit(&[event(1), event(2), event(1)], batch())
         .unwrap();
     ledger.commit(&[event(2)], Batch::new()).unwrap();
-    assert!(ledger.stopped, "the batch was a farewell");
+    assert!(ledger.told.stopped(), "the batch was a farewell");
     drop(ledger);
     let (mut ledger, opened) = open(dir.path(), &tpm);
     assert_eq!(
@@ -205,7 +54,7 @@ fn a_value_is_listed_once_a_boot_and_survives_a_restart() {
 
 #[test]
 fn another_value_of_the_same_name_is_another_entry() {
-    let (dir, tpm) = (tempfile::tempdir().unwrap(), Tpm::new());
+    let (dir, tpm) = (scratch(), Tpm::new());
     let (mut ledger, _) = open(dir.path(), &tpm);
     let part =
         |text: &[u8]| PolicyEvent::agent(SelfPart::Policy, &HashAlgorithm::Sha256.digest(text));
@@ -222,7 +71,7 @@ fn another_value_of_the_same_name_is_another_entry() {
 fn an_extend_whose_answer_was_lost_is_neither_lost_nor_repeated() {
     for extends in 0..4 {
         for extends_anyway in [false, true] {
-            let (dir, tpm) = (tempfile::tempdir().unwrap(), Tpm::new());
+            let (dir, tpm) = (scratch(), Tpm::new());
             let (mut ledger, _) = open(dir.path(), &tpm);
             tpm.fail_after(extends, extends_anyway);
             let error = ledger
@@ -244,7 +93,7 @@ fn an_extend_whose_answer_was_lost_is_neither_lost_nor_repeated() {
 fn a_crash_between_any_two_extends_is_completed_at_the_next_start() {
     for extends in 0..4 {
         for extends_anyway in [false, true] {
-            let (dir, tpm) = (tempfile::tempdir().unwrap(), Tpm::new());
+            let (dir, tpm) = (scratch(), Tpm::new());
             let (mut ledger, _) = open(dir.path(), &tpm);
             tpm.fail_after(extends, extends_anyway);
             ledger
@@ -269,7 +118,7 @@ fn a_crash_between_any_two_extends_is_completed_at_the_next_start() {
 
 #[test]
 fn a_crash_inside_the_append_is_completed_at_the_next_start() {
-    let (dir, tpm) = (tempfile::tempdir().unwrap(), Tpm::new());
+    let (dir, tpm) = (scratch(), Tpm::new());
     let (mut ledger, _) = open(dir.path(), &tpm);
     let before = ledger.segment.len();
     tpm.fail_after(0, false);
@@ -283,7 +132,7 @@ fn a_crash_inside_the_append_is_completed_at_the_next_start() {
     );
     let (whole, pending) = (fs::read(&path).unwrap(), fs::read(&intent).unwrap());
     for cut in usize::try_from(before).unwrap()..=whole.len() {
-        let (copy, tpm) = (tempfile::tempdir().unwrap(), tpm.clone());
+        let (copy, tpm) = (scratch(), tpm.clone());
         let values = tpm.values();
         fs::create_dir_all(copy.path().join("ledger/boot")).unwrap();
         fs::write(segment(copy.path(), 1), &whole[..cut]).unwrap();
@@ -304,19 +153,18 @@ fn a_crash_inside_the_append_is_completed_at_the_next_start() {
 
 #[test]
 fn a_torn_intent_was_never_begun() {
-    let (dir, tpm) = (tempfile::tempdir().unwrap(), Tpm::new());
+    let (dir, tpm) = (scratch(), Tpm::new());
     let (mut ledger, _) = open(dir.path(), &tpm);
-    ledger.intent.stage(
-        1,
-        ledger.segment.len(),
-        vec![ledger.entry("x", b"y").unwrap()],
-    );
+    let entry = ledger.entry("x", b"y").unwrap();
+    ledger.intent.stage(vec![entry]);
+    let place = ledger.next_place().unwrap();
+    ledger.intent.put_at(place);
     ledger.intent.persist().unwrap();
     drop(ledger);
     let intent = dir.path().join("ledger/boot/intent");
     let whole = fs::read(&intent).unwrap();
     for cut in 0..whole.len() {
-        let copy = tempfile::tempdir().unwrap();
+        let copy = scratch();
         fs::create_dir_all(copy.path().join("ledger/boot")).unwrap();
         fs::copy(segment(dir.path(), 1), segment(copy.path(), 1)).unwrap();
         fs::write(copy.path().join("ledger/boot/intent"), &whole[..cut]).unwrap();
@@ -336,7 +184,7 @@ fn a_torn_intent_was_never_begun() {
 
 #[test]
 fn a_crash_while_the_very_first_entry_is_written_loses_nothing() {
-    let (dir, tpm) = (tempfile::tempdir().unwrap(), Tpm::new());
+    let (dir, tpm) = (scratch(), Tpm::new());
     tpm.foreign();
     tpm.fail_after(0, true);
     assert!(Ledger::open(dir.path(), origin(), Box::new(tpm.clone()), PCR).is_err());
@@ -351,34 +199,138 @@ fn a_crash_while_the_very_first_entry_is_written_loses_nothing() {
 }
 
 #[test]
-fn an_agent_that_did_not_say_farewell_has_lost_what_it_had_queued() {
-    let (dir, tpm) = (tempfile::tempdir().unwrap(), Tpm::new());
+fn whether_the_agent_before_ended_in_order_is_known_and_not_held_against_it() {
+    let (dir, tpm) = (scratch(), Tpm::new());
     let (mut ledger, _) = open(dir.path(), &tpm);
+    assert!(ledger.stopped(), "there was none");
     ledger.commit(&[event(1)], Batch::new()).unwrap();
     drop(ledger);
-    for start in 1..3 {
-        let (ledger, _) = open(dir.path(), &tpm);
-        drop(ledger);
-        let losses: Vec<_> = list(dir.path())
-            .iter()
-            .filter(|entry| entry.display_name().starts_with("cima-violation:loss:"))
-            .map(|entry| {
-                String::from_utf8(entry.fields().unwrap().payload.unwrap().to_vec()).unwrap()
-            })
-            .collect();
-        assert_eq!(losses.len(), start);
-        assert_eq!(
-            losses[start - 1],
-            format!("v1;loss;cause=unclean-stop;before=cima-ctx:{start}")
-        );
+    let (mut ledger, _) = open(dir.path(), &tpm);
+    assert!(!ledger.stopped());
+    tpm.fail_after(0, false);
+    ledger.commit(&[event(2)], batch()).unwrap_err();
+    drop(ledger);
+    let (ledger, _) = open(dir.path(), &tpm);
+    assert!(ledger.stopped(), "the farewell was in the intent");
+    drop(ledger);
+    tpm.foreign();
+    let (ledger, _) = open(dir.path(), &tpm);
+    assert!(!ledger.stopped(), "nor when the chain is broken");
+    assert!(!names(dir.path()).iter().any(|name| name.contains("loss")));
+}
+
+#[test]
+fn a_gap_is_recorded_with_its_place() {
+    let (dir, tpm) = (scratch(), Tpm::new());
+    for start in 0..3 {
+        let (mut ledger, _) = open(dir.path(), &tpm);
+        ledger.record_gap("queue-gone").unwrap();
+        let entries = list(dir.path());
+        let fields = entries.last().unwrap().fields().unwrap();
+        assert_eq!(fields.name, b"cima-violation:loss:unregistered:");
+        let payload = String::from_utf8_lossy(fields.payload.unwrap());
+        let expected = format!("v1;loss;cause=queue-gone;before=cima-ctx:{}", start + 1);
+        assert_eq!(payload, expected);
     }
     assert!(replays(dir.path(), &tpm));
+}
+
+fn loss(time_ns: u64, cause: &str, cpu: u32, count: u64) -> ContextEvent {
+    let cause = cause.to_owned();
+    let loss = proto::Loss { cause, cpu, count };
+    ContextEvent::of_agent(time_ns, proto::context_event::What::Loss(loss))
+}
+
+/// A batch with these losses, of queue `id` at `position`.
+fn reading(id: u64, position: u64, losses: &[(u64, &str, u32, u64)]) -> Batch {
+    let mut batch = Batch::new();
+    batch.set_queue(id, position);
+    for (time_ns, cause, cpu, count) in losses {
+        batch.push(loss(*time_ns, cause, *cpu, *count));
+    }
+    batch
+}
+
+fn losses(ledger: &Ledger) -> Vec<(&str, u32, u64)> {
+    let losses = ledger.losses().iter();
+    losses
+        .map(|((cause, cpu), count)| (cause.as_str(), *cpu, *count))
+        .collect()
+}
+
+#[test]
+fn an_agent_that_starts_again_knows_how_far_the_queue_is_read_and_what_is_reported() {
+    let (dir, tpm) = (scratch(), Tpm::new());
+    let (mut ledger, _) = open(dir.path(), &tpm);
+    assert_eq!(ledger.queue(), None);
+    ledger.commit(&[], reading(7, 0, &[])).unwrap();
+    assert_eq!(ledger.queue(), None, "a position alone is nothing to say");
+    let batches = [
+        reading(
+            7,
+            100,
+            &[(1, "map-ring-full", 0, 5), (1, "map-ring-full", 1, 2)],
+        ),
+        reading(
+            7,
+            200,
+            &[(2, "map-ring-full", 0, 3), (2, "exec-ring-full", 0, 1)],
+        ),
+    ];
+    for batch in batches {
+        ledger.commit(&[], batch).unwrap();
+    }
+    ledger.commit(&[], batch()).unwrap();
+    drop(ledger);
+    let (mut ledger, _) = open(dir.path(), &tpm);
+    let position = |ledger: &Ledger| ledger.queue().map(|queue| (queue.id, queue.position));
+    assert_eq!(position(&ledger), Some((7, 200)));
+    assert_eq!(
+        losses(&ledger),
+        [
+            ("exec-ring-full", 0, 1),
+            ("map-ring-full", 0, 8),
+            ("map-ring-full", 1, 2)
+        ]
+    );
+
+    // Another queue counts anew, beginning with the batch that names it.
+    ledger
+        .commit(&[], reading(8, 10, &[(3, "map-ring-full", 0, 4)]))
+        .unwrap();
+    tpm.fail_after(0, true);
+    let pending = reading(8, 20, &[(4, "map-ring-full", 0, 1)]);
+    ledger.commit(&[event(1)], pending).unwrap_err();
+    drop(ledger);
+    let (ledger, _) = open(dir.path(), &tpm);
+    assert_eq!(position(&ledger), Some((8, 20)), "the intent counts");
+    assert_eq!(losses(&ledger), [("map-ring-full", 0, 5)]);
+}
+
+#[test]
+fn a_loss_that_a_broken_chain_has_in_the_list_twice_counts_once() {
+    let (dir, tpm) = (scratch(), Tpm::new());
+    let (mut ledger, _) = open(dir.path(), &tpm);
+    ledger
+        .commit(&[], reading(7, 10, &[(1, "map-ring-full", 0, 2)]))
+        .unwrap();
+    tpm.fail_after(0, false);
+    tpm.foreign();
+    ledger
+        .commit(&[], reading(7, 20, &[(2, "map-ring-full", 0, 3)]))
+        .unwrap_err();
+    ledger.reconnect().unwrap();
+    assert_eq!(losses(&ledger), [("map-ring-full", 0, 5)]);
+    drop(ledger);
+    let (ledger, _) = open(dir.path(), &tpm);
+    assert_eq!(losses(&ledger), [("map-ring-full", 0, 5)]);
+    assert_eq!(ledger.queue().unwrap().position, 20);
 }
 
 #[test]
 fn a_crash_while_a_break_is_recorded_does_not_number_a_batch_twice() {
     for extends_anyway in [false, true] {
-        let (dir, tpm) = (tempfile::tempdir().unwrap(), Tpm::new());
+        let (dir, tpm) = (scratch(), Tpm::new());
         let (mut ledger, _) = open(dir.path(), &tpm);
         ledger.commit(&[event(1)], batch()).unwrap();
         drop(ledger);
@@ -402,7 +354,7 @@ fn a_crash_while_a_break_is_recorded_does_not_number_a_batch_twice() {
 
 #[test]
 fn a_list_of_another_pcr_is_not_continued() {
-    let (dir, tpm) = (tempfile::tempdir().unwrap(), Tpm::new());
+    let (dir, tpm) = (scratch(), Tpm::new());
     let (mut ledger, _) = open(dir.path(), &tpm);
     ledger.commit(&[event(1)], batch()).unwrap();
     drop(ledger);
@@ -416,61 +368,6 @@ fn a_list_of_another_pcr_is_not_continued() {
     );
     let (_, opened) = Ledger::open(dir.path(), origin(), Box::new(other), PCR + 1).unwrap();
     assert!(matches!(opened, Opened::Continued { .. }), "{opened:?}");
-}
-
-/// A queue of one place in front of a TPM that fails at once.
-fn failing_writer(dir: &Path, tpm: &Tpm) -> (Writer, tokio::sync::mpsc::Sender<Message>) {
-    let (ledger, _) = open(dir, tpm);
-    tpm.with(|state| state.gone = true);
-    Writer::start(ledger, 1).unwrap()
-}
-
-fn message(n: u32) -> Message {
-    Message::Agent {
-        policy_events: vec![event(n)],
-        context: None,
-    }
-}
-
-#[test]
-fn a_tpm_that_comes_back_finds_everything_that_waited() {
-    let (dir, tpm) = (tempfile::tempdir().unwrap(), Tpm::new());
-    let (writer, queue) = failing_writer(dir.path(), &tpm);
-    queue.blocking_send(message(1)).unwrap();
-    queue.blocking_send(message(2)).unwrap();
-    std::thread::sleep(std::time::Duration::from_millis(300));
-    tpm.with(|state| state.gone = false);
-    queue.blocking_send(message(3)).unwrap();
-    drop(queue);
-    let ledger = writer.finish().unwrap();
-    assert_eq!(ledger.entries(), 4);
-    assert!(replays(dir.path(), &tpm));
-}
-
-#[test]
-fn a_stop_does_not_wait_for_a_tpm_that_is_gone_and_keeps_the_group_at_hand() {
-    let (dir, tpm) = (tempfile::tempdir().unwrap(), Tpm::new());
-    let (writer, queue) = failing_writer(dir.path(), &tpm);
-    queue.blocking_send(message(1)).unwrap();
-    std::thread::sleep(std::time::Duration::from_millis(300));
-    writer.stopper()();
-    // Whoever waits for a place in the queue is let go, too.
-    let mut refused = false;
-    for n in 2..20 {
-        refused |= queue.blocking_send(message(n)).is_err();
-    }
-    assert!(refused, "senders wait for ever");
-    assert!(matches!(writer.finish(), Err(LedgerError::Interrupted(_))));
-    tpm.with(|state| state.gone = false);
-    let (_, opened) = open(dir.path(), &tpm);
-    assert_eq!(
-        opened,
-        Opened::Continued {
-            entries: 2,
-            completed: 1
-        }
-    );
-    assert!(replays(dir.path(), &tpm));
 }
 
 #[test]
@@ -498,7 +395,7 @@ fn what_does_not_fit_the_pcr_is_recorded_and_a_new_segment_begun() {
         }),
     ];
     for (what, harm) in harms {
-        let (dir, tpm) = (tempfile::tempdir().unwrap(), Tpm::new());
+        let (dir, tpm) = (scratch(), Tpm::new());
         let (mut ledger, _) = open(dir.path(), &tpm);
         ledger.commit(&[event(1), event(2)], Batch::new()).unwrap();
         drop(ledger);

@@ -1,45 +1,122 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The thread that owns the ledger. Everything queued while one group was being
-//! extended becomes the next group: a slow TPM makes groups longer, never the queue.
+//! The thread that owns the ledger and reads the kernel's queue. Everything that came while
+//! one group was being extended becomes the next: a slow TPM makes groups longer. What is
+//! read stays in the kernel's queue until its group is in the list and the TPM, so that
+//! an agent that dies leaves it to the next; the group says how far the queue is read.
 
 use std::{
     io,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
+        mpsc::{Receiver, Sender, TryRecvError, channel},
     },
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
-use tokio::sync::mpsc;
-
 use super::{Ledger, LedgerError};
-use crate::measure::{Batch, ContextEvent, Measured, PolicyEvent};
+use crate::{
+    containers::Identity,
+    measure::{Batch, ContextEvent, PolicyEvent, loss, measure},
+    metrics::Metrics,
+    probes::{Event, EventError, Queue, Waker},
+};
 
 /// Events in one group at most: bounds an entry's size and the memory of a flood.
 const GROUP: usize = 1000;
+/// How long an execution may wait for company. It is context: what is executed was measured
+/// when it was mapped, which waits for nothing.
+const LINGER: Duration = Duration::from_millis(500);
 /// How long to wait before the disk or the TPM is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 /// How often a failure that lasts is reported.
 const REPORT: Duration = Duration::from_secs(30);
 
-/// Something to be written.
+/// Where events come from: the kernel's queue.
+pub trait Feed: Send {
+    /// When it was made, ns since boot: tells queues apart.
+    fn id(&self) -> u64;
+    /// The next event, without waiting.
+    fn read(&mut self) -> Option<Result<Event, EventError>>;
+    /// Bytes read so far.
+    fn position(&self) -> u64;
+    /// Bytes that there are to be read.
+    fn end(&self) -> u64;
+    /// Everything before `position` is in the list.
+    fn release(&mut self, position: u64);
+    /// Waits for something urgent, for the waker or for `limit`.
+    ///
+    /// # Errors
+    /// It cannot be watched.
+    fn wait(&mut self, limit: Duration) -> io::Result<()>;
+    /// Bytes that wait, and bytes that have room.
+    fn fill(&self) -> (u64, u64);
+}
+
+impl Feed for Queue {
+    fn id(&self) -> u64 {
+        self.id()
+    }
+    fn read(&mut self) -> Option<Result<Event, EventError>> {
+        Queue::read(self)
+    }
+    fn position(&self) -> u64 {
+        self.position()
+    }
+    fn end(&self) -> u64 {
+        self.end()
+    }
+    fn release(&mut self, position: u64) {
+        Queue::release(self, position);
+    }
+    fn wait(&mut self, limit: Duration) -> io::Result<()> {
+        Queue::wait(self, limit)
+    }
+    fn fill(&self) -> (u64, u64) {
+        Queue::fill(self)
+    }
+}
+
+/// What the agent itself has to say.
 #[derive(Debug)]
 pub enum Message {
-    /// What a kernel event says.
-    Measured(Box<Measured>),
-    /// What the agent says of itself.
-    Agent {
+    /// To be written with what is at hand.
+    Say {
         /// For the verifier's policy.
         policy_events: Vec<PolicyEvent>,
         /// For the responder.
         context: Option<Box<ContextEvent>>,
     },
+    /// What is in the queue by now is to be written, then this, and then no more.
+    End(Box<ContextEvent>),
 }
 
-/// The queue's end that gives.
-pub type WriterHandle = mpsc::Sender<Message>;
+/// The thread's other end.
+#[derive(Clone)]
+pub struct WriterHandle {
+    messages: Sender<Message>,
+    waker: Option<Waker>,
+}
+
+/// The thread has ended.
+#[derive(Debug, thiserror::Error)]
+#[error("the thread that writes the list has ended")]
+pub struct WriterGone;
+
+impl WriterHandle {
+    /// Hands a message over.
+    ///
+    /// # Errors
+    /// The thread has ended.
+    pub fn send(&self, message: Message) -> Result<(), WriterGone> {
+        self.messages.send(message).map_err(|_| WriterGone)?;
+        if let Some(waker) = &self.waker {
+            waker.wake();
+        }
+        Ok(())
+    }
+}
 
 /// The running thread.
 pub struct Writer {
@@ -48,18 +125,32 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// Starts the thread; at most `queue` messages wait, then senders do.
+    /// Starts the thread. `waker` ends the waiting of `feed`.
     ///
     /// # Errors
     /// The system has no thread left.
-    pub fn start(ledger: Ledger, queue: usize) -> io::Result<(Self, WriterHandle)> {
-        let (sender, receiver) = mpsc::channel(queue);
+    pub fn start(
+        ledger: Ledger,
+        feed: Box<dyn Feed>,
+        waker: Option<Waker>,
+        metrics: Arc<Metrics>,
+    ) -> io::Result<(Self, WriterHandle)> {
+        let (messages, receiver) = channel();
         let stop = Arc::new(AtomicBool::new(false));
-        let patience = Arc::clone(&stop);
+        let desk = Desk {
+            ledger,
+            feed,
+            messages: receiver,
+            group: Group::default(),
+            end: None,
+            abandoned: false,
+            stop: Arc::clone(&stop),
+            metrics,
+        };
         let thread = thread::Builder::new()
             .name("ledger".into())
-            .spawn(move || run(ledger, receiver, &patience))?;
-        Ok((Self { thread, stop }, sender))
+            .spawn(|| desk.run())?;
+        Ok((Self { thread, stop }, WriterHandle { messages, waker }))
     }
 
     /// Whether the thread has ended, which it only does when told to or on a defect.
@@ -68,13 +159,13 @@ impl Writer {
     }
 
     /// What makes the thread wait no longer for a disk or TPM that fails: it then ends,
-    /// the group at hand stays in the intent, and senders get an error instead of a place.
+    /// the group at hand stays in the intent, and the rest in the kernel's queue.
     pub fn stopper(&self) -> impl FnOnce() + Send + use<> {
         let stop = Arc::clone(&self.stop);
         move || stop.store(true, Ordering::Relaxed)
     }
 
-    /// Writes what is queued and ends; the senders must be gone.
+    /// Waits for the thread, which was told to end.
     ///
     /// # Errors
     /// The last group could not be completed.
@@ -87,51 +178,207 @@ impl Writer {
     }
 }
 
-fn run(
-    mut ledger: Ledger,
-    mut queue: mpsc::Receiver<Message>,
-    stop: &AtomicBool,
-) -> Result<Ledger, LedgerError> {
-    let mut waiting = Vec::with_capacity(GROUP);
-    while queue.blocking_recv_many(&mut waiting, GROUP) > 0 {
-        let (events, batch) = group(waiting.drain(..));
-        persist(&mut ledger, stop, |ledger| ledger.commit(&events, batch))?;
+/// Writes everything that a queue still holds, and returns its events since `since_ns`.
+///
+/// # Errors
+/// The disk or the TPM failed: what is not in the list is still in the queue.
+pub fn drain(
+    ledger: &mut Ledger,
+    feed: &mut dyn Feed,
+    since_ns: u64,
+) -> Result<Vec<Event>, LedgerError> {
+    let mut recent = Vec::new();
+    loop {
+        let mut group = Group::default();
+        while group.len() < GROUP
+            && let Some(event) = feed.read()
+        {
+            recent.extend(event.iter().filter(|e| e.time_ns >= since_ns).cloned());
+            group.add(event, ledger.boot_id());
+        }
+        if group.is_empty() {
+            return Ok(recent);
+        }
+        let (events, mut batch) = group.take();
+        batch.set_queue(feed.id(), feed.position());
+        ledger.commit(&events, batch)?;
+        feed.release(feed.position());
     }
-    Ok(ledger)
 }
 
-/// Policy events in order of arrival, context events as one batch.
-fn group(messages: impl Iterator<Item = Message>) -> (Vec<PolicyEvent>, Batch) {
-    let mut events = Vec::new();
-    let mut batch = Batch::new();
-    for message in messages {
-        let (policy_events, context) = match message {
-            Message::Measured(measured) => (
-                Vec::from_iter(measured.policy_event),
-                Some(measured.context),
-            ),
-            Message::Agent {
-                policy_events,
-                context,
-            } => (policy_events, context.map(|context| *context)),
-        };
-        events.extend(policy_events);
-        if let Some(context) = context {
-            batch.push(context);
+/// What is to be written next.
+#[derive(Default)]
+struct Group {
+    events: Vec<PolicyEvent>,
+    batch: Batch,
+    /// When each mapped file was seen, ns since boot.
+    seen_ns: Vec<u64>,
+    /// Whether a verifier waits for any of it.
+    urgent: bool,
+    /// When the first of it came.
+    since: Option<Instant>,
+}
+
+impl Group {
+    fn len(&self) -> usize {
+        self.batch.len().max(self.events.len())
+    }
+
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Whether it waits no longer.
+    fn is_due(&self) -> bool {
+        let waited = self.since.is_some_and(|since| since.elapsed() >= LINGER);
+        !self.is_empty() && (self.urgent || waited || self.len() >= GROUP)
+    }
+
+    /// How long it may still wait.
+    fn patience(&self) -> Duration {
+        self.since
+            .map_or(LINGER, |since| LINGER.saturating_sub(since.elapsed()))
+    }
+
+    /// Adds what the kernel reported; a record that cannot be read is a loss.
+    fn add(&mut self, event: Result<Event, EventError>, boot_id: &str) {
+        self.since.get_or_insert_with(Instant::now);
+        match event {
+            Ok(event) => {
+                let measured = measure(&event, &Identity::of(&event), boot_id);
+                if event.is_urgent() {
+                    self.urgent = true;
+                    self.seen_ns.push(event.time_ns);
+                }
+                self.events.extend(measured.policy_event);
+                self.batch.push(measured.context);
+            }
+            Err(error) => {
+                tracing::error!("{error}");
+                let (event, context) = loss("unreadable-record", 0, 1, crate::clock::boot_ns());
+                self.say(vec![event], Some(context));
+            }
         }
     }
-    (events, batch)
+
+    fn say(&mut self, events: Vec<PolicyEvent>, context: Option<ContextEvent>) {
+        self.urgent = true;
+        self.events.extend(events);
+        if let Some(context) = context {
+            self.batch.push(context);
+        }
+    }
+
+    fn take(&mut self) -> (Vec<PolicyEvent>, Batch) {
+        let taken = std::mem::take(self);
+        (taken.events, taken.batch)
+    }
+}
+
+struct Desk {
+    ledger: Ledger,
+    feed: Box<dyn Feed>,
+    messages: Receiver<Message>,
+    group: Group,
+    /// Where the queue is to be left, and the last word.
+    end: Option<(u64, Box<ContextEvent>)>,
+    /// Nobody can send messages any more.
+    abandoned: bool,
+    stop: Arc<AtomicBool>,
+    metrics: Arc<Metrics>,
+}
+
+impl Desk {
+    fn run(mut self) -> Result<Ledger, LedgerError> {
+        loop {
+            self.listen();
+            self.read();
+            let (waiting, room) = self.feed.fill();
+            self.metrics.ring(waiting, room);
+            if self.group.is_due() {
+                self.write()?;
+            } else if self.is_at_end() {
+                if let Some((_, farewell)) = self.end.take() {
+                    self.group.say(Vec::new(), Some(*farewell));
+                }
+                self.write()?;
+                return Ok(self.ledger);
+            } else if let Err(error) = self.feed.wait(self.group.patience()) {
+                tracing::error!("the kernel's queue cannot be watched: {error}");
+                thread::sleep(LINGER);
+            }
+        }
+    }
+
+    /// Takes the messages that are there.
+    fn listen(&mut self) {
+        loop {
+            match self.messages.try_recv() {
+                Ok(Message::Say {
+                    policy_events,
+                    context,
+                }) => self.group.say(policy_events, context.map(|said| *said)),
+                Ok(Message::End(farewell)) => self.end = Some((self.feed.end(), farewell)),
+                Err(TryRecvError::Empty) => return,
+                Err(TryRecvError::Disconnected) => {
+                    // The daemon failed: what is in the queue is the next agent's.
+                    self.abandoned = true;
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Takes events as far as the group has room for them.
+    fn read(&mut self) {
+        while self.group.len() < GROUP && !self.is_at_end() {
+            let Some(event) = self.feed.read() else {
+                return;
+            };
+            self.metrics.event(&event);
+            self.group.add(event, self.ledger.boot_id());
+        }
+    }
+
+    /// Whether the queue is read as far as it is to be.
+    fn is_at_end(&self) -> bool {
+        match &self.end {
+            Some((end, _)) => self.feed.position() >= *end,
+            None => self.abandoned,
+        }
+    }
+
+    /// Commits the group, then lets the kernel have its room.
+    fn write(&mut self) -> Result<(), LedgerError> {
+        let position = self.feed.position();
+        let seen_ns = std::mem::take(&mut self.group.seen_ns);
+        let (events, mut batch) = self.group.take();
+        let before = self.ledger.entries();
+        self.metrics.group(batch.len());
+        if !batch.is_empty() {
+            batch.set_queue(self.feed.id(), position);
+        }
+        persist(&mut self.ledger, &self.stop, &self.metrics, |ledger| {
+            ledger.commit(&events, batch)
+        })?;
+        self.feed.release(position);
+        self.metrics
+            .written(self.ledger.entries() - before, &seen_ns);
+        Ok(())
+    }
 }
 
 /// Commits, and while the disk or the TPM fails tries again until told to stop.
 fn persist(
     ledger: &mut Ledger,
     stop: &AtomicBool,
+    metrics: &Metrics,
     commit: impl FnOnce(&mut Ledger) -> Result<(), LedgerError>,
 ) -> Result<(), LedgerError> {
     let mut reported: Option<Instant> = None;
     let mut result = commit(ledger);
     while let Err(error) = result {
+        metrics.failing(true);
         if stop.load(Ordering::Relaxed) {
             return Err(LedgerError::Interrupted(Box::new(error)));
         }
@@ -148,5 +395,6 @@ fn persist(
             tracing::info!("the list is being written again");
         }
     }
+    metrics.failing(false);
     Ok(())
 }

@@ -9,7 +9,7 @@ use prost::Message as _;
 use super::namespaced::namespaced_digest;
 use crate::{
     containers::Identity,
-    probes::{self, Event, Hash, What},
+    probes::{self, Breach, Event, Hash, How, What},
 };
 
 /// The schema's types, made from `proto/cima.proto`.
@@ -50,6 +50,7 @@ pub fn decode_batch(payload: &[u8]) -> Option<proto::Batch> {
 #[derive(Debug, Clone, PartialEq)]
 pub struct ContextEvent {
     identity: Option<Identity>,
+    lineage: proto::Lineage,
     time_ns: u64,
     what: Said,
 }
@@ -59,6 +60,7 @@ impl ContextEvent {
     pub fn of_agent(time_ns: u64, what: Said) -> Self {
         Self {
             identity: None,
+            lineage: proto::Lineage::default(),
             time_ns,
             what,
         }
@@ -66,51 +68,92 @@ impl ContextEvent {
 
     /// What a container's task did.
     pub fn of(event: &Event, identity: &Identity, boot_id: &str) -> Self {
-        let task = Some(task(event));
-        let file = Some(file(event));
         let what = match &event.what {
             What::Exec {
                 args,
                 argc,
                 truncated,
             } => Said::Execution(proto::Execution {
-                task,
-                file,
+                task: Some(task(event)),
+                file: Some(file(event)),
                 args: args.clone(),
                 argc: *argc,
                 args_truncated: *truncated,
             }),
-            What::Map {
-                hash,
-                prot,
-                map_flags,
-            } => {
-                let mut mapping = proto::Mapping {
-                    task,
-                    file,
-                    prot: *prot,
-                    map_flags: *map_flags,
-                    ..Default::default()
-                };
-                match hash {
-                    Hash::Digest(digest) => {
-                        mapping.digest = digest.bytes().to_vec();
-                        mapping.algorithm = digest.algorithm().name().to_owned();
-                        mapping.namespaced_digest =
-                            namespaced_digest(digest, identity, boot_id).to_vec();
-                    }
-                    Hash::Unusable(number) => mapping.algorithm = format!("kernel:{number}"),
-                    Hash::Failed(errno) => mapping.hash_error = *errno,
-                }
-                Said::Mapping(mapping)
+            What::Measured { how, hash } => {
+                Said::Mapping(measured(event, *how, hash, identity, boot_id))
             }
+            What::Breach(kind) => Said::Breach(breach(event, *kind)),
         };
         Self {
             identity: Some(identity.clone()),
+            lineage: proto::Lineage {
+                ancestors: event.ancestors.iter().map(process).collect(),
+            },
             time_ns: event.time_ns,
             what,
         }
     }
+}
+
+fn measured(
+    event: &Event,
+    how: How,
+    hash: &Hash,
+    identity: &Identity,
+    boot_id: &str,
+) -> proto::Mapping {
+    use proto::mapping::How as Named;
+    let mut mapping = proto::Mapping {
+        task: Some(task(event)),
+        file: Some(file(event)),
+        writer: event.flags & flag::WRITER != 0,
+        copied_up: event.flags & flag::COPIED_UP != 0,
+        ..Default::default()
+    };
+    match how {
+        How::Mapped { prot, map_flags } => (mapping.prot, mapping.map_flags) = (prot, map_flags),
+        How::Script => mapping.how = Named::Script.into(),
+        How::KernelRead { id } => {
+            (mapping.how, mapping.kernel_read_id) = (Named::KernelRead.into(), id);
+        }
+    }
+    match hash {
+        Hash::Digest(digest) => {
+            mapping.digest = digest.bytes().to_vec();
+            mapping.algorithm = digest.algorithm().name().to_owned();
+            mapping.namespaced_digest = namespaced_digest(digest, identity, boot_id).to_vec();
+        }
+        Hash::Unusable(number) => mapping.algorithm = format!("kernel:{number}"),
+        Hash::Failed(errno) => mapping.hash_error = *errno,
+    }
+    mapping
+}
+
+fn breach(event: &Event, kind: Breach) -> proto::Breach {
+    use proto::breach::Kind;
+    let mut breach = proto::Breach {
+        task: Some(task(event)),
+        file: Some(file(event)),
+        ..Default::default()
+    };
+    let kind = match kind {
+        Breach::Written => Kind::Written,
+        Breach::Mprotect { prot } => {
+            breach.prot = prot;
+            Kind::Mprotect
+        }
+        Breach::Anonymous { prot, map_flags } => {
+            (breach.prot, breach.map_flags) = (prot, map_flags);
+            Kind::Anonymous
+        }
+        Breach::KernelLoad { id } => {
+            breach.kernel_load_id = id;
+            Kind::KernelLoad
+        }
+    };
+    breach.kind = kind.into();
+    breach
 }
 
 fn process(process: &probes::Process) -> proto::Process {
@@ -130,7 +173,6 @@ fn task(event: &Event) -> proto::Task {
         gid: event.gid,
         login_uid: event.login_uid,
         session: event.session,
-        ancestors: event.ancestors.iter().map(process).collect(),
     }
 }
 
@@ -160,10 +202,11 @@ fn file(event: &Event) -> proto::File {
     }
 }
 
-/// Collects context events into one payload, each identity once.
+/// Collects context events into one payload, each identity and each lineage once.
 #[derive(Debug, Default)]
 pub struct Batch {
     identities: HashMap<Identity, u32>,
+    lineages: HashMap<proto::Lineage, u32>,
     batch: proto::Batch,
 }
 
@@ -173,22 +216,43 @@ impl Batch {
         Self::default()
     }
 
+    /// Says that the kernel's queue `id` is read up to `position` with this batch.
+    pub fn set_queue(&mut self, id: u64, position: u64) {
+        self.batch.queue = Some(proto::Queue { id, position });
+    }
+
     /// Adds an event.
     pub fn push(&mut self, event: ContextEvent) {
         let ContextEvent {
             identity,
+            lineage,
             time_ns,
             what,
         } = event;
-        let identity = identity.map_or(0, |identity| self.index(identity));
+        let identity = identity.map_or(0, |identity| self.identity(identity));
+        let lineage = self.lineage(lineage);
         self.batch.events.push(proto::ContextEvent {
             time_ns,
             identity,
+            lineage,
             what: Some(what),
         });
     }
 
-    fn index(&mut self, identity: Identity) -> u32 {
+    fn lineage(&mut self, lineage: proto::Lineage) -> u32 {
+        if lineage.ancestors.is_empty() {
+            return 0;
+        }
+        if let Some(number) = self.lineages.get(&lineage) {
+            return *number;
+        }
+        self.batch.lineages.push(lineage.clone());
+        let number = number(self.batch.lineages.len());
+        self.lineages.insert(lineage, number);
+        number
+    }
+
+    fn identity(&mut self, identity: Identity) -> u32 {
         if let Some(index) = self.identities.get(&identity) {
             return *index;
         }
@@ -206,10 +270,9 @@ impl Batch {
             cgroup_path: identity.cgroup.clone(),
             container_id: identity.container_id.clone(),
         });
-        // A batch is cut long before 2^32 identities: see the ledger's limit.
-        let index = u32::try_from(self.batch.identities.len()).unwrap_or(u32::MAX);
-        self.identities.insert(identity, index);
-        index
+        let number = number(self.batch.identities.len());
+        self.identities.insert(identity, number);
+        number
     }
 
     /// Events so far.
@@ -230,4 +293,9 @@ impl Batch {
         let _ = self.batch.encode(&mut payload);
         payload
     }
+}
+
+/// Numbers count from one. A batch is cut long before 2^32: see the ledger's limit.
+fn number(len: usize) -> u32 {
+    u32::try_from(len).unwrap_or(u32::MAX)
 }

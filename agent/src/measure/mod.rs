@@ -18,9 +18,11 @@ pub use name::{escape, unescape};
 pub use namespaced::namespaced_digest;
 pub use policy_event::{PolicyEvent, SelfPart, Violation};
 
+use cima_abi::flag;
+
 use crate::{
     containers::Identity,
-    probes::{Event, Hash, What},
+    probes::{Breach, Event, Hash, What},
 };
 
 /// Everything that one kernel event says.
@@ -35,8 +37,9 @@ pub struct Measured {
 /// Measures one event of the container `identity`, on the boot `boot_id`.
 pub fn measure(event: &Event, identity: &Identity, boot_id: &str) -> Measured {
     let policy_event = match &event.what {
-        What::Map { hash, .. } => Some(mapping(event, hash)),
-        // What is executed is also mapped; the execution itself is context.
+        What::Measured { hash, .. } => Some(measured(event, hash)),
+        What::Breach(breach) => Some(breached(event, *breach)),
+        // What is executed is also measured; the execution itself is context.
         What::Exec { .. } => None,
     };
     Measured {
@@ -45,24 +48,57 @@ pub fn measure(event: &Event, identity: &Identity, boot_id: &str) -> Measured {
     }
 }
 
-fn mapping(event: &Event, hash: &Hash) -> PolicyEvent {
+fn measured(event: &Event, hash: &Hash) -> PolicyEvent {
     let path = event.path.as_deref();
-    match (hash, path) {
-        (Hash::Digest(digest), Some(path)) => PolicyEvent::exec(path, digest),
-        (Hash::Digest(digest), None) => PolicyEvent::violation(
-            Violation::Path,
-            b"",
-            &format!("inode={};{digest}", event.file.inode),
-        ),
-        (Hash::Unusable(algorithm), path) => PolicyEvent::violation(
-            Violation::Hash,
-            path.unwrap_or_default(),
-            &format!("algorithm={algorithm}"),
-        ),
-        (Hash::Failed(errno), path) => PolicyEvent::violation(
-            Violation::Hash,
-            path.unwrap_or_default(),
-            &format!("errno={}", -errno),
-        ),
+    let digest = match hash {
+        Hash::Digest(digest) => digest,
+        Hash::Unusable(algorithm) => {
+            let detail = format!("algorithm={algorithm}");
+            return violation(event, Violation::Hash, &detail);
+        }
+        Hash::Failed(errno) => {
+            let detail = format!("errno={}", -errno);
+            return violation(event, Violation::Hash, &detail);
+        }
+    };
+    let detail = if event.flags & flag::COPIED_UP != 0 {
+        "copied-up"
+    } else if event.flags & flag::WRITER != 0 {
+        "open"
+    } else {
+        let Some(path) = path else {
+            let detail = format!("inode={};{digest}", event.file.inode);
+            return violation(event, Violation::Path, &detail);
+        };
+        return PolicyEvent::exec(path, digest);
+    };
+    violation(event, Violation::Writer, &format!("{detail};{digest}"))
+}
+
+fn breached(event: &Event, breach: Breach) -> PolicyEvent {
+    match breach {
+        Breach::Written => violation(event, Violation::Writer, "mapped"),
+        Breach::Mprotect { .. } => violation(event, Violation::Mprotect, "file"),
+        Breach::Anonymous { .. } => violation(event, Violation::Anonymous, "memory"),
+        Breach::KernelLoad { id } => violation(event, Violation::KernelLoad, &format!("id={id}")),
     }
+}
+
+fn violation(event: &Event, kind: Violation, detail: &str) -> PolicyEvent {
+    PolicyEvent::violation(kind, event.path.as_deref().unwrap_or_default(), detail)
+}
+
+/// What is said of `count` events that were lost on `cpu` at `at_ns` since boot. With the
+/// time in it, since a value is listed once and the same loss may happen again.
+pub fn loss(cause: &str, cpu: u32, count: u64, at_ns: u64) -> (PolicyEvent, ContextEvent) {
+    let detail = format!("cause={cause};count={count};at={at_ns}");
+    let loss = proto::Loss {
+        cause: cause.to_owned(),
+        cpu,
+        count,
+    };
+    (
+        PolicyEvent::violation(Violation::Loss, b"", &detail),
+        ContextEvent::of_agent(at_ns, proto::context_event::What::Loss(loss)),
+    )
 }

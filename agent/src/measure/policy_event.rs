@@ -27,6 +27,14 @@ pub enum Violation {
     Hash,
     /// A file was mapped executable whose path could not be made.
     Path,
+    /// The file could be written while it was hashed and mapped, or was opened for that later.
+    Writer,
+    /// A mapping of a file was made executable after it was made.
+    Mprotect,
+    /// Memory without a file is executable.
+    Anonymous,
+    /// The kernel took code from a task's memory.
+    KernelLoad,
     /// Events were lost on their way from the kernel.
     Loss,
     /// List and PCR do not fit each other.
@@ -38,6 +46,10 @@ impl fmt::Display for Violation {
         f.write_str(match self {
             Self::Hash => "hash",
             Self::Path => "path",
+            Self::Writer => "writer",
+            Self::Mprotect => "mprotect",
+            Self::Anonymous => "anonymous",
+            Self::KernelLoad => "kernel-load",
             Self::Loss => "loss",
             Self::Chain => "chain",
         })

@@ -5,10 +5,10 @@
 
 use std::collections::BTreeMap;
 
-use cima_abi::offsets::{Offset, SIZE_UPID, TABLE};
+use cima_abi::offsets::{ARG_SETATTR, Offset, SIZE_INODE, SIZE_UPID, TABLE};
 use libbpf_rs::btf::{
-    Btf,
-    types::{Composite, Func, MemberAttr, Struct},
+    Btf, HasSize as _,
+    types::{Composite, Func, FuncProto, MemberAttr, Struct},
 };
 
 /// The kernel's types, as a file (Linux ≥ 5.4 with `CONFIG_DEBUG_INFO_BTF`).
@@ -71,17 +71,42 @@ impl Offsets {
                 })?;
             offsets.insert(row.global, offset);
         }
-        let upid: Struct<'_> = btf.type_by_name("upid").ok_or_else(|| BtfError::Missing {
-            wanted: "struct upid".into(),
-        })?;
-        let size = libbpf_rs::btf::HasSize::size(&upid);
-        offsets.insert(SIZE_UPID, size as u64);
+        offsets.insert(SIZE_UPID, size(btf, "upid")?);
+        offsets.insert(SIZE_INODE, size(btf, "inode")?);
+        offsets.insert(ARG_SETATTR, dentry_of_setattr(btf)?);
         Ok(Self(offsets))
     }
 
     /// Each global's name and value.
     pub fn iter(&self) -> impl Iterator<Item = (&'static str, &u64)> {
         self.0.iter().map(|(name, value)| (*name, value))
+    }
+}
+
+/// Bytes of a structure.
+fn size(btf: &Btf<'_>, name: &str) -> Result<u64, BtfError> {
+    let found: Option<Struct<'_>> = btf.type_by_name(name);
+    let found = found.ok_or_else(|| BtfError::Missing {
+        wanted: format!("struct {name}"),
+    })?;
+    Ok(found.size() as u64)
+}
+
+/// Position of the dentry among the arguments of `inode_setattr`, which are it and the
+/// attributes, with an idmap in front since Linux 6.8.
+fn dentry_of_setattr(btf: &Btf<'_>) -> Result<u64, BtfError> {
+    const HOOK: &str = "bpf_lsm_inode_setattr";
+    let arguments = btf
+        .type_by_name::<Func<'_>>(HOOK)
+        .and_then(|hook| hook.next_type())
+        .and_then(|ty| FuncProto::try_from(ty).ok())
+        .map(|prototype| prototype.len());
+    match arguments {
+        Some(2) => Ok(0),
+        Some(3) => Ok(1),
+        _ => Err(BtfError::Missing {
+            wanted: format!("{HOOK} with two or three arguments"),
+        }),
     }
 }
 

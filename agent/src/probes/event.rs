@@ -32,14 +32,12 @@ pub enum EventError {
 /// What happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum What {
-    /// A file was mapped executable.
-    Map {
+    /// A file is about to be executed in some way.
+    Measured {
+        /// In which.
+        how: How,
         /// Its digest, or why there is none.
         hash: Hash,
-        /// `PROT_*` as granted.
-        prot: u32,
-        /// `MAP_*` as asked.
-        map_flags: u64,
     },
     /// A program was executed.
     Exec {
@@ -49,6 +47,51 @@ pub enum What {
         argc: u32,
         /// Whether `args` is not all of them.
         truncated: bool,
+    },
+    /// Something that cannot be measured, or undoes a measurement.
+    Breach(Breach),
+}
+
+/// How a measured file is executed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum How {
+    /// Mapped executable.
+    Mapped {
+        /// `PROT_*` as granted.
+        prot: u32,
+        /// `MAP_*` as asked.
+        map_flags: u64,
+    },
+    /// Executed though it is no ELF object: a script.
+    Script,
+    /// Read by the kernel for its own use.
+    KernelRead {
+        /// The kernel's `enum kernel_read_file_id`.
+        id: u64,
+    },
+}
+
+/// What no digest can vouch for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Breach {
+    /// A measured file was opened for writing while it was in use.
+    Written,
+    /// A mapping of a file was made executable afterwards.
+    Mprotect {
+        /// `PROT_*` as granted.
+        prot: u32,
+    },
+    /// Memory without a file is executable.
+    Anonymous {
+        /// `PROT_*` as granted.
+        prot: u32,
+        /// `MAP_*` as asked; 0 if it was made executable afterwards.
+        map_flags: u64,
+    },
+    /// The kernel took code from memory.
+    KernelLoad {
+        /// The kernel's `enum kernel_load_data_id`.
+        id: u64,
     },
 }
 
@@ -133,26 +176,7 @@ impl Event {
         let path = rest
             .get(..usize::from(header.path_len).min(cap))
             .ok_or_else(short)?;
-        let what = match header.kind {
-            k if k == Kind::Map as u8 => What::Map {
-                hash: hash(&header),
-                prot: header.prot,
-                map_flags: header.map_flags,
-            },
-            k if k == Kind::Exec as u8 => {
-                let args = rest
-                    .get(cap..)
-                    .and_then(|args| args.get(..usize::from(header.args_len)))
-                    .ok_or_else(short)?;
-                let (args, truncated) = arguments(args, header.argc);
-                What::Exec {
-                    args,
-                    argc: header.argc,
-                    truncated,
-                }
-            }
-            other => return Err(EventError::Kind(other)),
-        };
+        let what = what(&header, rest.get(cap..).unwrap_or_default()).ok_or_else(short)??;
         let set = |id: u32| (id != UNSET).then_some(id);
         Ok(Self {
             what,
@@ -184,10 +208,62 @@ impl Event {
         })
     }
 
+    /// Whether this is the same report as `other`, made by another set of probes that was
+    /// attached at the same time.
+    pub fn is_twin_of(&self, other: &Event) -> bool {
+        (
+            self.tid,
+            self.process.start_ns,
+            self.file.inode,
+            self.mnt_generation,
+        ) == (
+            other.tid,
+            other.process.start_ns,
+            other.file.inode,
+            other.mnt_generation,
+        ) && (&self.what, &self.path) == (&other.what, &other.path)
+    }
+
+    /// Whether it may wait: an execution is context, anything else is for the verifier.
+    pub fn is_urgent(&self) -> bool {
+        !matches!(self.what, What::Exec { .. })
+    }
+
     /// Whether the agent's self-test caused it.
     pub fn is_self_test(&self) -> bool {
         self.flags & flag::SELF_TEST != 0
     }
+}
+
+/// What a record tells; `room` is what lies behind the path. `None`: it is too short.
+fn what(header: &Header, room: &[u8]) -> Option<Result<What, EventError>> {
+    let kind = Kind::ALL
+        .into_iter()
+        .find(|kind| *kind as u8 == header.kind);
+    let measured = |how| What::Measured {
+        how,
+        hash: hash(header),
+    };
+    let (prot, map_flags) = (header.prot, header.map_flags);
+    Some(Ok(match kind {
+        Some(Kind::Map) => measured(How::Mapped { prot, map_flags }),
+        Some(Kind::Script) => measured(How::Script),
+        Some(Kind::KernelRead) => measured(How::KernelRead { id: map_flags }),
+        Some(Kind::Exec) => {
+            let args = room.get(..usize::from(header.args_len))?;
+            let (args, truncated) = arguments(args, header.argc);
+            What::Exec {
+                args,
+                argc: header.argc,
+                truncated,
+            }
+        }
+        Some(Kind::Written) => What::Breach(Breach::Written),
+        Some(Kind::Mprotect) => What::Breach(Breach::Mprotect { prot }),
+        Some(Kind::Anonymous) => What::Breach(Breach::Anonymous { prot, map_flags }),
+        Some(Kind::KernelLoad) => What::Breach(Breach::KernelLoad { id: map_flags }),
+        None => return Some(Err(EventError::Kind(header.kind))),
+    }))
 }
 
 fn process(ancestor: &Ancestor) -> Process {
@@ -296,7 +372,7 @@ mod tests {
             What::Exec {
                 args, truncated, ..
             } => (args, truncated),
-            What::Map { .. } => panic!("it is an execution"),
+            other => panic!("it is an execution, not {other:?}"),
         }
     }
 
@@ -330,8 +406,8 @@ mod tests {
             }
         );
         let mut other = good.clone();
-        other[KIND] = 9;
-        assert_eq!(Event::parse(&other).unwrap_err(), EventError::Kind(9));
+        other[KIND] = 99;
+        assert_eq!(Event::parse(&other).unwrap_err(), EventError::Kind(99));
         let short = &good[..size_of::<Header>() + 3];
         assert_eq!(
             Event::parse(short).unwrap_err(),
@@ -345,8 +421,8 @@ mod tests {
             let mut bytes = record(Kind::Map, b"/x", b"", 0);
             bytes[HASH_ALGO] = algorithm;
             match Event::parse(&bytes).unwrap().what {
-                What::Map { hash, .. } => hash,
-                What::Exec { .. } => panic!("it is a mapping"),
+                What::Measured { hash, .. } => hash,
+                other => panic!("it is a mapping, not {other:?}"),
             }
         };
         assert!(matches!(hash_of(4), Hash::Digest(d) if d.algorithm() == HashAlgorithm::Sha256));
@@ -377,7 +453,7 @@ mod tests {
             let _ = Event::parse(&bytes);
             if bytes.len() > FLAGS + 4 {
                 put(&mut bytes, 0, ABI_VERSION);
-                bytes[KIND] = bytes[KIND] % 2 + 1;
+                bytes[KIND] = bytes[KIND] % 8 + 1;
                 put(&mut bytes, PATH_CAP, path_cap % 600);
                 let _ = Event::parse(&bytes);
             }

@@ -1,20 +1,53 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Loads the probe object, attaches its programs, hands out its records.
+//! Loads the probe object and attaches its programs, or takes over the set that an
+//! agent before this one has left attached. Programs, links and maps are pinned:
+//! the probes go on, and their queue fills, whatever happens to the agent.
 
-use std::{io, os::fd::AsRawFd};
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    os::fd::AsRawFd,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
 
 use aya::{
     Btf, Ebpf, EbpfError, EbpfLoader,
-    maps::{Array, MapData, MapError, PerCpuArray, RingBuf},
-    programs::{Lsm, ProgramError},
+    maps::{Array, Map, MapData, MapError, PerCpuArray, RingBuf},
+    pin::PinError,
+    programs::{
+        Lsm, ProgramError, ProgramInfo,
+        links::{FdLink, LinkError, PinnedLink},
+        loaded_links,
+    },
 };
-use cima_abi::{LOSS_COUNT, Loss, MAX_CANDIDATES, NS_COUNT, Scope, map};
+use cima_abi::{ABI_VERSION, LOSS_COUNT, Loss, STAT_COUNT, Scope, Stat, map, offsets::SECRETS};
+use sha2::{Digest as _, Sha256};
 use tokio::io::unix::AsyncFd;
 
-use super::{Event, EventError, Offsets, btf::BtfError};
+use super::{
+    Event, EventError, Offsets, Queue,
+    btf::BtfError,
+    pins::{self, Set},
+};
 
-/// The programs of the object: its function names are the hooks' names.
-const HOOKS: [&str; 2] = ["mmap_file", "bprm_committed_creds"];
+/// The programs of the object and their hooks. Those that keep digests honest come before
+/// those that keep digests.
+const PROGRAMS: [(&str, &str); 10] = [
+    ("file_open", "file_open"),
+    ("inode_setattr", "inode_setattr"),
+    ("sb_free_security", "sb_free_security"),
+    ("mmap_file", "mmap_file"),
+    ("mmap_anonymous", "mmap_file"),
+    ("bprm_check_security", "bprm_check_security"),
+    ("kernel_read_file", "kernel_read_file"),
+    ("kernel_load_data", "kernel_load_data"),
+    ("file_mprotect", "file_mprotect"),
+    ("bprm_committed_creds", "bprm_committed_creds"),
+];
+
+/// How long the kernel may take to let go of programs that are detached.
+const DETACHED: Duration = Duration::from_secs(10);
 
 /// Why the probes do not run.
 #[derive(Debug, thiserror::Error)]
@@ -32,10 +65,10 @@ pub enum LoadError {
     #[error("the probe object has no {0}: it was built for another version of cima")]
     Absent(&'static str),
     /// The kernel refused a program; the verifier's log is in the text.
-    #[error("the kernel refused the probe {hook}: {source}")]
+    #[error("the kernel refused the probe {name}: {source}")]
     Program {
-        /// LSM hook.
-        hook: &'static str,
+        /// Which.
+        name: &'static str,
         /// aya's report, with the verifier's log.
         #[source]
         source: Box<ProgramError>,
@@ -49,6 +82,38 @@ pub enum LoadError {
         #[source]
         source: Box<MapError>,
     },
+    /// A program, link or map could not be pinned.
+    #[error("cannot pin {}: {source}", path.display())]
+    Pin {
+        /// Where.
+        path: PathBuf,
+        /// aya's report.
+        #[source]
+        source: Box<PinError>,
+    },
+    /// A pinned link could not be opened.
+    #[error("the pinned probe {} cannot be used: {source}; `cimad --unload` removes it", path.display())]
+    Link {
+        /// Where.
+        path: PathBuf,
+        /// aya's report.
+        #[source]
+        source: Box<LinkError>,
+    },
+    /// The BPF file system.
+    #[error("cannot {action} {}: {source}", path.display())]
+    BpfFs {
+        /// What was tried.
+        action: &'static str,
+        /// Where.
+        path: PathBuf,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
+    /// The old probes would not go.
+    #[error("the probes of the agent before are still attached, {} s after they were given up", DETACHED.as_secs())]
+    StillAttached,
     /// The ring buffer's descriptor could not be watched.
     #[error("the ring buffer cannot be watched: {0}")]
     Watch(#[source] io::Error),
@@ -59,17 +124,31 @@ pub enum LoadError {
 pub struct Losses([Vec<u64>; LOSS_COUNT]);
 
 impl Losses {
-    /// Events lost for `cause`, over all CPUs.
-    pub fn total(&self, cause: Loss) -> u64 {
-        self.0[cause as usize].iter().sum()
+    /// What agents before this one have reported of the same counters: cause and CPU to count.
+    pub fn reported(counts: &BTreeMap<(String, u32), u64>) -> Self {
+        let mut losses = Self::default();
+        for ((name, cpu), count) in counts {
+            let Some(cause) = Loss::ALL.into_iter().find(|cause| cause.name() == name) else {
+                continue;
+            };
+            let (cpus, cpu) = (&mut losses.0[cause as usize], *cpu as usize);
+            if cpus.len() <= cpu {
+                cpus.resize(cpu + 1, 0);
+            }
+            cpus[cpu] = *count;
+        }
+        losses
     }
 
     /// `(cause, cpu, new losses)` since `before`.
-    pub fn since(&self, before: &Losses) -> Vec<(Loss, usize, u64)> {
+    pub fn since(&self, before: &Losses) -> Vec<(Loss, u32, u64)> {
         let mut new = Vec::new();
         for cause in Loss::ALL {
-            for (cpu, now) in self.0[cause as usize].iter().enumerate() {
-                let then = before.0[cause as usize].get(cpu).copied().unwrap_or(0);
+            for (cpu, now) in (0..).zip(&self.0[cause as usize]) {
+                let then = before.0[cause as usize]
+                    .get(cpu as usize)
+                    .copied()
+                    .unwrap_or(0);
                 if *now > then {
                     new.push((cause, cpu, now - then));
                 }
@@ -79,62 +158,118 @@ impl Losses {
     }
 }
 
-/// The running probes. They stop when this is dropped.
+/// What the probes counted besides losses, over all CPUs, indexed by `cima_abi::Stat`.
+pub type Stats = [u64; STAT_COUNT];
+
+/// What a set of probes is made from.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings<'a> {
+    /// The probe object.
+    pub object: &'a [u8],
+    /// Values for its globals.
+    pub offsets: &'a Offsets,
+    /// Bytes of the ring buffer, a power of two.
+    pub ring_bytes: u32,
+    /// Whether the probes speak through `aya-log` at level `debug`.
+    pub debug: bool,
+    /// Where sets are pinned, in a BPF file system.
+    pub pin_dir: &'a Path,
+}
+
+impl Settings<'_> {
+    /// Tells sets apart that were made from other things.
+    fn key(&self) -> String {
+        let mut hash = Sha256::new();
+        hash.update(ABI_VERSION.to_le_bytes());
+        hash.update(self.ring_bytes.to_le_bytes());
+        hash.update([u8::from(self.debug)]);
+        for (name, value) in self.offsets.iter() {
+            hash.update(name);
+            hash.update(value.to_le_bytes());
+        }
+        hash.update(self.object);
+        hex::encode(&hash.finalize()[..8])
+    }
+}
+
+/// The probes at work, and what was found when they were attached.
+pub struct Attached {
+    /// What controls them.
+    pub probes: Probes,
+    /// Their events.
+    pub queue: Queue,
+    /// Sets of other agents that are still attached, to be [retired](retire).
+    pub before: Vec<Set>,
+}
+
+/// Control over one set of probes. They stay attached when this is dropped.
 pub struct Probes {
-    // Holds the programs and their links.
-    _ebpf: Ebpf,
-    events: AsyncFd<RingBuf<MapData>>,
+    set: Set,
+    self_test: AsyncFd<RingBuf<MapData>>,
     losses: PerCpuArray<MapData, u64>,
+    stats: PerCpuArray<MapData, u64>,
     scope: Array<MapData, Scope>,
 }
 
 impl Probes {
-    /// Loads `object` with `offsets`, a ring buffer of `ring_bytes` (a power of two),
-    /// and attaches every program. Nothing is reported before [`Probes::set_scope`].
-    /// `debug` lets the probes speak through `aya-log` at level `debug`.
+    /// Takes over the set that was made from the same `settings`, or makes one with the id
+    /// `now_ns` (`CLOCK_BOOTTIME`) and attaches it. A new one reports nothing before
+    /// [`Probes::set_scope`].
     ///
     /// # Errors
-    /// An object of another version, or a kernel that refuses it.
-    pub fn load(
-        object: &[u8],
-        offsets: &Offsets,
-        ring_bytes: u32,
-        debug: bool,
-    ) -> Result<Self, LoadError> {
-        let level = if debug {
-            aya_log::Level::Debug
-        } else {
-            aya_log::Level::Warn
-        } as u8;
-        let mut loader = EbpfLoader::new();
-        loader.map_max_entries(map::EVENTS, ring_bytes);
-        loader.override_global(aya_log::LEVEL, &level, false);
-        for (name, value) in offsets.iter() {
-            // A global that the compiler dropped is one that no probe reads.
-            loader.override_global(name, value, false);
+    /// An object of another version, a kernel that refuses it, no BPF file system.
+    pub fn attach(settings: &Settings<'_>, now_ns: u64) -> Result<Attached, LoadError> {
+        let key = settings.key();
+        let sets = Set::all(settings.pin_dir).map_err(bpffs("list", settings.pin_dir))?;
+        let (own, mut before): (Vec<_>, Vec<_>) =
+            sets.into_iter().partition(|set| set.key() == key);
+        let mut own = own.into_iter().rev();
+        let set = match own.next() {
+            Some(set) => set,
+            None => make(settings, &key, now_ns)?,
+        };
+        before.extend(own);
+        if settings.debug {
+            forward_log(&set)?;
         }
-        let mut ebpf = loader
-            .load(object)
-            .map_err(|e| LoadError::Object(Box::new(e)))?;
-        let btf = Btf::from_sys_fs().map_err(|e| LoadError::KernelTypes(Box::new(e)))?;
-        for hook in HOOKS {
-            attach(&mut ebpf, hook, &btf)?;
-        }
-        let events =
-            RingBuf::try_from(take(&mut ebpf, map::EVENTS)?).map_err(bad_map(map::EVENTS))?;
-        let losses =
-            PerCpuArray::try_from(take(&mut ebpf, map::LOSSES)?).map_err(bad_map(map::LOSSES))?;
-        let scope = Array::try_from(take(&mut ebpf, map::SCOPE)?).map_err(bad_map(map::SCOPE))?;
-        if debug {
-            forward_log(&mut ebpf)?;
-        }
-        let events = watch(events)?;
-        Ok(Self {
-            _ebpf: ebpf,
-            events,
-            losses,
-            scope,
+        let (probes, queue) = Self::open(set)?;
+        Ok(Attached {
+            probes,
+            queue,
+            before,
         })
+    }
+
+    fn open(set: Set) -> Result<(Self, Queue), LoadError> {
+        for (program, _) in PROGRAMS {
+            let path = set.link(program);
+            PinnedLink::from_pin(&path).map_err(|source| LoadError::Link {
+                path,
+                source: Box::new(source),
+            })?;
+        }
+        let self_test = RingBuf::try_from(Map::RingBuf(pinned(&set, map::SELF_TEST)?))
+            .map_err(bad_map(map::SELF_TEST))?;
+        let losses = PerCpuArray::try_from(Map::PerCpuArray(pinned(&set, map::LOSSES)?))
+            .map_err(bad_map(map::LOSSES))?;
+        let stats = PerCpuArray::try_from(Map::PerCpuArray(pinned(&set, map::STATS)?))
+            .map_err(bad_map(map::STATS))?;
+        let scope =
+            Array::try_from(Map::Array(pinned(&set, map::SCOPE)?)).map_err(bad_map(map::SCOPE))?;
+        let queue = queue_of(&set)?;
+        let probes = Self {
+            set,
+            self_test: watch(self_test)?,
+            losses,
+            stats,
+            scope,
+        };
+        Ok((probes, queue))
+    }
+
+    /// Where they are pinned.
+    pub fn set(&self) -> &Set {
+        &self.set
     }
 
     /// Says whose tasks are measured from now on.
@@ -145,44 +280,23 @@ impl Probes {
         self.scope.set(0, scope, 0).map_err(bad_map(map::SCOPE))
     }
 
-    /// No task is in scope any more: what is in the ring buffer is all there will be.
-    ///
-    /// # Errors
-    /// The map cannot be written.
-    pub fn silence(&mut self) -> Result<(), LoadError> {
-        self.set_scope(&Scope {
-            host_ns: [0; NS_COUNT],
-            candidates: [0; MAX_CANDIDATES],
-            measure_host: 0,
-            self_test_tgid: 0,
-        })
-    }
-
-    /// Waits until there is at least one record, then takes what is there, `limit` at most.
-    /// A record that cannot be read is returned as its error, in its place.
+    /// Waits for events of the self-test and takes them.
     ///
     /// # Errors
     /// The ring buffer cannot be watched any more.
-    pub async fn next(&mut self, limit: usize) -> io::Result<Vec<Result<Event, EventError>>> {
+    pub(super) async fn self_test(&mut self) -> io::Result<Vec<Result<Event, EventError>>> {
         loop {
-            let waiting = self.take_waiting(limit);
-            if !waiting.is_empty() {
-                return Ok(waiting);
+            let mut guard = self.self_test.readable_mut().await?;
+            let ring = guard.get_inner_mut();
+            let mut events = Vec::new();
+            while let Some(record) = ring.next() {
+                events.push(Event::parse(&record));
             }
-            let mut guard = self.events.readable_mut().await?;
-            let events = take_from(guard.get_inner_mut(), limit);
-            if events.len() < limit {
-                guard.clear_ready();
-            }
+            guard.clear_ready();
             if !events.is_empty() {
                 return Ok(events);
             }
         }
-    }
-
-    /// Takes what is in the ring buffer now, `limit` at most, without waiting.
-    pub fn take_waiting(&mut self, limit: usize) -> Vec<Result<Event, EventError>> {
-        take_from(self.events.get_mut(), limit)
     }
 
     /// The loss counters now.
@@ -200,34 +314,160 @@ impl Probes {
         }
         Ok(losses)
     }
-}
 
-fn take_from(ring: &mut RingBuf<MapData>, limit: usize) -> Vec<Result<Event, EventError>> {
-    let mut events = Vec::new();
-    while events.len() < limit {
-        let Some(record) = ring.next() else { break };
-        events.push(Event::parse(&record));
+    /// The other counters now.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    pub fn stats(&self) -> Result<Stats, LoadError> {
+        let mut stats = Stats::default();
+        for stat in Stat::ALL {
+            let values = self
+                .stats
+                .get(&(stat as u32), 0)
+                .map_err(bad_map(map::STATS))?;
+            stats[stat as usize] = values.iter().sum();
+        }
+        Ok(stats)
     }
-    events
 }
 
-fn attach(ebpf: &mut Ebpf, hook: &'static str, btf: &Btf) -> Result<(), LoadError> {
+/// Loads the object, attaches and pins everything.
+fn make(settings: &Settings<'_>, key: &str, now_ns: u64) -> Result<Set, LoadError> {
+    let dir = Set::begin(settings.pin_dir).map_err(bpffs("use", settings.pin_dir))?;
+    let mut ebpf = load(settings)?;
+    for name in map::ALL {
+        let map = ebpf.map(name).ok_or(LoadError::Absent(name))?;
+        let path = pins::map(&dir, name);
+        map.pin(&path).map_err(unpinned(&path))?;
+    }
+    let btf = Btf::from_sys_fs().map_err(|e| LoadError::KernelTypes(Box::new(e)))?;
+    for (program, hook) in PROGRAMS {
+        attach(&mut ebpf, program, hook, &btf, &dir)?;
+    }
+    Set::complete(settings.pin_dir, key, now_ns).map_err(bpffs("use", settings.pin_dir))
+}
+
+fn load(settings: &Settings<'_>) -> Result<Ebpf, LoadError> {
+    let level = if settings.debug {
+        aya_log::Level::Debug
+    } else {
+        aya_log::Level::Warn
+    } as u8;
+    let mut secrets = [[0; 8]; SECRETS.len()];
+    for secret in &mut secrets {
+        rustix::rand::getrandom(secret, rustix::rand::GetRandomFlags::empty())
+            .map_err(|errno| LoadError::Watch(errno.into()))?;
+    }
+    let secrets = secrets.map(u64::from_ne_bytes);
+    let mut loader = EbpfLoader::new();
+    loader.map_max_entries(map::EVENTS, settings.ring_bytes);
+    loader.override_global(aya_log::LEVEL, &level, false);
+    for (name, value) in settings.offsets.iter() {
+        // A global that the compiler dropped is one that no probe reads.
+        loader.override_global(name, value, false);
+    }
+    for (name, value) in SECRETS.iter().zip(&secrets) {
+        loader.override_global(name, value, true);
+    }
+    loader
+        .load(settings.object)
+        .map_err(|e| LoadError::Object(Box::new(e)))
+}
+
+fn attach(
+    ebpf: &mut Ebpf,
+    name: &'static str,
+    hook: &str,
+    btf: &Btf,
+    dir: &Path,
+) -> Result<(), LoadError> {
     let refused = |source| LoadError::Program {
-        hook,
+        name,
         source: Box::new(source),
     };
     let program: &mut Lsm = ebpf
-        .program_mut(hook)
-        .ok_or(LoadError::Absent(hook))?
+        .program_mut(name)
+        .ok_or(LoadError::Absent(name))?
         .try_into()
         .map_err(refused)?;
     program.load(hook, btf).map_err(refused)?;
-    program.attach().map_err(refused)?;
+    let path = pins::program(dir, name);
+    program.pin(&path).map_err(unpinned(&path))?;
+    let link = program.attach().map_err(refused)?;
+    let link = FdLink::from(program.take_link(link).map_err(refused)?);
+    let path = pins::link(dir, name);
+    link.pin(&path).map_err(unpinned(&path))?;
     Ok(())
 }
 
-fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<aya::maps::Map, LoadError> {
-    ebpf.take_map(name).ok_or(LoadError::Absent(name))
+fn queue_of(set: &Set) -> Result<Queue, LoadError> {
+    Queue::open(pinned(set, map::EVENTS)?, set.id()).map_err(LoadError::Watch)
+}
+
+/// Detaches a set of another agent. What its queue still holds is to be read; then the
+/// set may be [removed](Set::remove).
+///
+/// # Errors
+/// It cannot be opened or detached.
+pub fn retire(set: &Set) -> Result<Queue, LoadError> {
+    let queue = queue_of(set)?;
+    let mut links = Vec::new();
+    for hook in fs::read_dir(set.dir()).map_err(bpffs("list", set.dir()))? {
+        let path = hook.map_err(bpffs("list", set.dir()))?.path();
+        if path.to_string_lossy().contains("/link-") {
+            let link = PinnedLink::from_pin(&path).map_err(|source| LoadError::Link {
+                path,
+                source: Box::new(source),
+            })?;
+            let info = FdLink::from(link).info();
+            links.extend(info.ok().map(|info| info.id()));
+        }
+    }
+    set.remove_links().map_err(bpffs("clear", set.dir()))?;
+    wait_until_gone(&links)?;
+    Ok(queue)
+}
+
+/// The kernel detaches in its own time: until then the programs may still report.
+fn wait_until_gone(links: &[u32]) -> Result<(), LoadError> {
+    let started = Instant::now();
+    while loaded_links().any(|link| link.is_ok_and(|link| links.contains(&link.id()))) {
+        if started.elapsed() > DETACHED {
+            return Err(LoadError::StillAttached);
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    Ok(())
+}
+
+/// Detaches and removes every set below `pin_dir`, and says how many there were.
+///
+/// # Errors
+/// The BPF file system refused.
+pub fn unload(pin_dir: &Path) -> Result<usize, LoadError> {
+    pins::remove_all(pin_dir).map_err(bpffs("remove", pin_dir))
+}
+
+fn pinned(set: &Set, name: &'static str) -> Result<MapData, LoadError> {
+    MapData::from_pin(set.map(name)).map_err(bad_map(name))
+}
+
+fn unpinned(path: &Path) -> impl FnOnce(PinError) -> LoadError + use<> {
+    let path = path.to_owned();
+    |source| LoadError::Pin {
+        path,
+        source: Box::new(source),
+    }
+}
+
+fn bpffs(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> LoadError + use<> {
+    let path = path.to_owned();
+    move |source| LoadError::BpfFs {
+        action,
+        path,
+        source,
+    }
 }
 
 fn bad_map(map: &'static str) -> impl Fn(MapError) -> LoadError {
@@ -238,8 +478,13 @@ fn bad_map(map: &'static str) -> impl Fn(MapError) -> LoadError {
 }
 
 /// Sends the probes' own messages to this process's log.
-fn forward_log(ebpf: &mut Ebpf) -> Result<(), LoadError> {
-    let logger = match aya_log::EbpfLogger::init(ebpf) {
+fn forward_log(set: &Set) -> Result<(), LoadError> {
+    // Every program that measures writes to the same log.
+    let program = ProgramInfo::from_pin(set.program("mmap_file"));
+    let logger = program
+        .map_err(|error| LoadError::Watch(io::Error::other(error)))
+        .map(|program| aya_log::EbpfLogger::init_from_id(program.id()))?;
+    let logger = match logger {
         Ok(logger) => watch(logger)?,
         // An object whose messages were all compiled out has no log.
         Err(aya_log::Error::MapNotFound) => return Ok(()),

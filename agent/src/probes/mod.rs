@@ -1,15 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The kernel side's loader: field offsets from BTF, programs attached, records
-//! read from the ring buffer as typed events, loss counters, and the self-test
-//! that proves all of it before the first container is measured.
-//! The only room of the agent with `unsafe` in reach (through aya); called by `daemon`.
+//! The kernel side's loader: field offsets from BTF, programs attached and pinned, their
+//! queue of records as typed events, counters, and the self-test that proves all of it
+//! before the first container is measured. The only room of the agent with `unsafe`
+//! in it (the ring buffer's memory); called by `daemon`, its queue by `ledger`.
 
 mod btf;
 mod event;
 mod load;
+mod pins;
+mod queue;
+mod ring;
 mod self_test;
 
 pub use btf::{BtfError, Offsets, VMLINUX};
-pub use event::{Event, EventError, Hash, Process, What};
-pub use load::{LoadError, Losses, Probes};
+pub use event::{Breach, Event, EventError, Hash, How, Process, What};
+pub use load::{Attached, LoadError, Losses, Probes, Settings, Stats, retire, unload};
+pub use pins::Set;
+pub use queue::{Queue, Waker};
 pub use self_test::{SelfTest, SelfTestError, namespaces_of};

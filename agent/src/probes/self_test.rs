@@ -62,8 +62,6 @@ pub enum SelfTestError {
 pub struct SelfTest {
     /// The kernel's digest of this very binary.
     pub binary: Digest,
-    /// Events of others that came meanwhile, to be treated as any.
-    pub others: Vec<Event>,
 }
 
 impl SelfTest {
@@ -93,10 +91,7 @@ impl SelfTest {
         let events = events.map_err(|_| SelfTestError::Silent)??;
         compare(&events, pid)?;
         let binary = compare_file(&events.map)?;
-        Ok(Self {
-            binary,
-            others: events.others,
-        })
+        Ok(Self { binary })
     }
 }
 
@@ -112,27 +107,24 @@ fn spawn() -> io::Result<Child> {
 struct Collected {
     exec: Event,
     map: Event,
-    others: Vec<Event>,
 }
 
 /// The child's execution and the mapping of our binary into it.
 async fn collect(probes: &mut Probes, pid: u32) -> Result<Collected, SelfTestError> {
     let own_inode = fs::metadata("/proc/self/exe")?.ino();
-    let (mut exec, mut map, mut others) = (None, None, Vec::new());
+    let (mut exec, mut map) = (None, None);
     loop {
-        for event in probes.next(64).await? {
+        for event in probes.self_test().await? {
             let event = match event {
                 Ok(event) => event,
                 Err(error) => return Err(error.into()),
             };
-            if !event.is_self_test() {
-                others.push(event);
-                continue;
-            }
             let of_child = event.process.tgid == pid;
             match event.what {
                 What::Exec { .. } if of_child => exec = Some(event),
-                What::Map { .. } if of_child && event.file.inode == own_inode => map = Some(event),
+                What::Measured { .. } if of_child && event.file.inode == own_inode => {
+                    map = Some(event);
+                }
                 _ => {}
             }
         }
@@ -140,7 +132,6 @@ async fn collect(probes: &mut Probes, pid: u32) -> Result<Collected, SelfTestErr
             return Ok(Collected {
                 exec: exec.clone(),
                 map: map.clone(),
-                others,
             });
         }
     }
@@ -222,7 +213,11 @@ fn compare(events: &Collected, pid: u32) -> Result<(), SelfTestError> {
                 Some(b"--version".as_slice()),
             )
         }
-        What::Map { .. } => same("the kind of an execution", "map", "exec"),
+        other => same(
+            "the kind of an execution",
+            format!("{other:?}"),
+            "exec".into(),
+        ),
     }
 }
 
@@ -251,7 +246,7 @@ fn compare_file(map: &Event) -> Result<Digest, SelfTestError> {
         map.path.clone(),
         Some(path.into_os_string().into_encoded_bytes()),
     )?;
-    let What::Map {
+    let What::Measured {
         hash: Hash::Digest(digest),
         ..
     } = &map.what

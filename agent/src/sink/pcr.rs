@@ -19,7 +19,8 @@ use super::{Sink, SinkError};
 
 /// One PCR of a TPM, in all its banks.
 pub struct PcrSink {
-    context: Context,
+    /// `None`: the connection is lost.
+    context: Option<Context>,
     tcti: String,
     pcr: u32,
     banks: Vec<HashAlgorithm>,
@@ -34,11 +35,18 @@ impl PcrSink {
         let mut context = connect(tcti)?;
         let banks = allocated_banks(&mut context, tcti, pcr)?;
         Ok(Self {
-            context,
+            context: Some(context),
             tcti: tcti.to_owned(),
             pcr,
             banks,
         })
+    }
+
+    fn connected(&mut self) -> Result<&mut Context, SinkError> {
+        if self.context.is_none() {
+            self.reopen()?;
+        }
+        self.context.as_mut().ok_or(SinkError::NoBank(self.pcr))
     }
 
     fn failed(&self, action: &'static str) -> impl Fn(tss_esapi::Error) -> SinkError + use<> {
@@ -54,7 +62,7 @@ impl PcrSink {
         let failed = self.failed("read");
         let selection = selection(bank, self.pcr).map_err(&failed)?;
         let (_, _, values) = self
-            .context
+            .connected()?
             .execute_without_session(|context| context.pcr_read(selection))
             .map_err(&failed)?;
         let value = values
@@ -89,7 +97,7 @@ impl Sink for PcrSink {
         }
         let handle = PcrHandle::try_from(self.pcr).map_err(&failed)?;
         // One command for all banks: the TPM changes all of them or none.
-        self.context
+        self.connected()?
             .execute_with_session(Some(AuthSession::Password), |context| {
                 context.pcr_extend(handle, digests)
             })
@@ -97,9 +105,11 @@ impl Sink for PcrSink {
     }
 
     fn reopen(&mut self) -> Result<(), SinkError> {
+        // First: a TPM without a resource manager serves one connection at a time.
+        self.context = None;
         let mut context = connect(&self.tcti)?;
         self.banks = allocated_banks(&mut context, &self.tcti, self.pcr)?;
-        self.context = context;
+        self.context = Some(context);
         Ok(())
     }
 }

@@ -16,17 +16,21 @@ const EVENTS: usize = 1 << 16;
 const EVENT: usize = 1 << 20;
 /// Bytes that one identity may have: a cgroup path is 4 KiB at most.
 const IDENTITY: usize = 1 << 14;
+/// Bytes that one lineage may have: eight processes.
+const LINEAGE: usize = 1 << 12;
 
-/// `Batch.seq`, `Batch.identities`, `Batch.events`.
+/// `Batch.seq`, `Batch.identities`, `Batch.events`, `Batch.lineages`.
 const SEQ: u32 = 1;
 const IDENTITIES: u32 = 2;
 const EVENTS_FIELD: u32 = 3;
+const LINEAGES: u32 = 5;
 
 /// A batch that is well formed on the outside.
 #[derive(Debug, Clone)]
 pub struct BatchView<'a> {
     seq: u64,
     identities: Vec<&'a [u8]>,
+    lineages: Vec<&'a [u8]>,
     body: &'a [u8],
 }
 
@@ -39,6 +43,8 @@ pub struct EventView<'a> {
     pub event: Option<proto::ContextEvent>,
     /// The identity it refers to; `None`: the agent itself, or one that cannot be read.
     pub identity: Option<proto::Identity>,
+    /// The ancestors it refers to.
+    pub lineage: Option<proto::Lineage>,
 }
 
 impl<'a> BatchView<'a> {
@@ -46,23 +52,26 @@ impl<'a> BatchView<'a> {
     #[must_use]
     pub fn of(payload: &'a [u8]) -> Option<Self> {
         let body = payload.strip_prefix(PAYLOAD_PREFIX)?;
-        let (mut seq, mut identities, mut events) = (0, Vec::new(), 0);
+        let (mut seq, mut events) = (0, 0);
+        let (mut identities, mut lineages) = (Vec::new(), Vec::new());
         for field in Fields(body) {
             match field? {
                 (SEQ, Value::Varint(value)) => seq = value,
                 (IDENTITIES, Value::Bytes(bytes)) => identities.push(bytes),
+                (LINEAGES, Value::Bytes(bytes)) => lineages.push(bytes),
                 (EVENTS_FIELD, Value::Bytes(_)) => events += 1,
-                (SEQ | IDENTITIES | EVENTS_FIELD, _) => return None,
+                (SEQ | IDENTITIES | EVENTS_FIELD | LINEAGES, _) => return None,
                 // A newer schema's field.
                 _ => {}
             }
-            if identities.len() > EVENTS || events > EVENTS {
+            if identities.len().max(lineages.len()).max(events) > EVENTS {
                 return None;
             }
         }
         Some(Self {
             seq,
             identities,
+            lineages,
             body,
         })
     }
@@ -83,16 +92,26 @@ impl<'a> BatchView<'a> {
 
     fn event(&self, bytes: &'a [u8]) -> EventView<'a> {
         let event: Option<proto::ContextEvent> = decode(bytes, EVENT);
-        let identity = event
-            .as_ref()
-            .and_then(|event| usize::try_from(event.identity).ok()?.checked_sub(1))
-            .and_then(|index| decode(self.identities.get(index)?, IDENTITY));
+        let (identity, lineage) = match &event {
+            Some(event) => (
+                referred(&self.identities, event.identity, IDENTITY),
+                referred(&self.lineages, event.lineage, LINEAGE),
+            ),
+            None => (None, None),
+        };
         EventView {
             bytes,
             event,
             identity,
+            lineage,
         }
     }
+}
+
+/// The message that an event refers to by its number, which counts from one.
+fn referred<M: Message + Default>(messages: &[&[u8]], number: u32, limit: usize) -> Option<M> {
+    let index = usize::try_from(number).ok()?.checked_sub(1)?;
+    decode(messages.get(index)?, limit)
 }
 
 fn decode<M: Message + Default>(bytes: &[u8], limit: usize) -> Option<M> {
@@ -188,9 +207,20 @@ mod tests {
                 .map(|(time_ns, identity)| proto::ContextEvent {
                     time_ns: *time_ns,
                     identity: *identity,
+                    lineage: *identity,
                     what: Some(proto::context_event::What::Stop(proto::Stop {})),
                 })
                 .collect(),
+            lineages: identities
+                .iter()
+                .map(|tgid| proto::Lineage {
+                    ancestors: vec![proto::Process {
+                        tgid: *tgid,
+                        ..Default::default()
+                    }],
+                })
+                .collect(),
+            queue: None,
         };
         [PAYLOAD_PREFIX, &batch.encode_to_vec()].concat()
     }
@@ -211,6 +241,8 @@ mod tests {
                 let index = usize::try_from(event.identity).unwrap().checked_sub(1);
                 let identity = index.and_then(|index| whole.identities.get(index));
                 prop_assert_eq!(view.identity.as_ref(), identity);
+                let lineage = index.and_then(|index| whole.lineages.get(index));
+                prop_assert_eq!(view.lineage.as_ref(), lineage);
                 prop_assert_eq!(view.event, Some(event));
             }
         }

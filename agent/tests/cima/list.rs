@@ -99,6 +99,8 @@ impl List {
             seq: self.next_batch,
             identities,
             events,
+            lineages: Vec::new(),
+            queue: None,
         };
         let payload = [PAYLOAD_PREFIX, &batch.encode_to_vec()].concat();
         self.entry(&batch_name(self.next_batch), &payload);
@@ -204,6 +206,7 @@ fn event(what: What) -> proto::ContextEvent {
     proto::ContextEvent {
         time_ns: 5,
         identity: 0,
+        lineage: 0,
         what: Some(what),
     }
 }

@@ -6,5 +6,7 @@ mod command;
 mod evmctl;
 mod list;
 mod log;
+mod swtpm;
 mod tpm;
+mod tpm_faults;
 mod verify;

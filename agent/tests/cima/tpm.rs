@@ -4,11 +4,7 @@
 use std::{
     fs::{self, OpenOptions},
     io::Write as _,
-    net::{TcpListener, TcpStream},
     path::Path,
-    process::{Child, Command, Stdio},
-    thread,
-    time::{Duration, Instant},
 };
 
 use cima_agent::{
@@ -18,85 +14,13 @@ use cima_agent::{
 };
 use ima_log::HashAlgorithm;
 
-use crate::command::{Files, Ran, cima};
+use crate::{
+    command::{Files, Ran, cima},
+    swtpm::{Swtpm, two_free_ports},
+};
 
-/// A software TPM with all PCRs at their power-on value.
-struct Swtpm {
-    child: Child,
-    port: u16,
-    _state: Files,
-}
-
-impl Swtpm {
-    fn start() -> Self {
-        let state = Files::new();
-        let port = two_free_ports();
-        let dir = state.path("tpm");
-        fs::create_dir(&dir).unwrap();
-        let child = Command::new("swtpm")
-            .args(["socket", "--tpm2", "--flags", "not-need-init,startup-clear"])
-            .args(["--tpmstate", &format!("dir={dir}")])
-            .args(["--server", &format!("type=tcp,port={port}")])
-            .args(["--ctrl", &format!("type=tcp,port={}", port + 1)])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("swtpm is to be installed: this test is about a real TPM's answers");
-        let tpm = Self {
-            child,
-            port,
-            _state: state,
-        };
-        let started = Instant::now();
-        // The control channel: a connection to the other would be the one it serves.
-        while TcpStream::connect(("127.0.0.1", port + 1)).is_err() {
-            assert!(
-                started.elapsed() < Duration::from_secs(10),
-                "swtpm did not start"
-            );
-            thread::sleep(Duration::from_millis(20));
-        }
-        tpm
-    }
-
-    fn tcti(&self) -> String {
-        format!("swtpm:host=127.0.0.1,port={}", self.port)
-    }
-
-    fn verify(&self, list: &str) -> Ran {
-        cima(["verify", &format!("--tpm={}", self.tcti()), list])
-    }
-
-    /// A tool of tpm2-tools; its standard output.
-    fn tool(&self, words: &[&str]) -> String {
-        let output = Command::new(words[0])
-            .args(&words[1..])
-            .args(["-T", &self.tcti()])
-            .output()
-            .expect("tpm2-tools are to be installed");
-        let ran = Ran::from(output);
-        assert_eq!(ran.code, Some(0), "{words:?}: {}", ran.err);
-        ran.out
-    }
-}
-
-impl Drop for Swtpm {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// The software stack takes the control channel to be on the port above.
-fn two_free_ports() -> u16 {
-    loop {
-        let first = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = first.local_addr().unwrap().port();
-        if port < u16::MAX && TcpListener::bind(("127.0.0.1", port + 1)).is_ok() {
-            return port;
-        }
-    }
+fn verify(tpm: &Swtpm, list: &str) -> Ran {
+    cima(["verify", &format!("--tpm={}", tpm.tcti()), list])
 }
 
 /// What the agent does at a start with some work: the ledger is closed again, since
@@ -171,7 +95,7 @@ fn what_the_agent_extends_is_verified_against_the_tpm_and_its_tools() {
     let never =
         ima_log::Entry::ima_buf(13, HashAlgorithm::Sha256, "cima-exec:never", b"v1;x").unwrap();
     append(&segment, &never.to_binary());
-    let ran = tpm.verify(&list);
+    let ran = verify(&tpm, &list);
     assert_eq!(ran.code, Some(1), "{ran:?}");
     assert_eq!(
         ran.verdict(),
@@ -185,13 +109,12 @@ fn what_the_agent_extends_is_verified_against_the_tpm_and_its_tools() {
 
     fs::write(&segment, &whole).unwrap();
     append(&segment, &never.to_binary()[..20]);
-    tpm.verify(&list)
-        .refused(&["00000001.ima: record 9", "the list ends inside it"]);
+    verify(&tpm, &list).refused(&["00000001.ima: record 9", "the list ends inside it"]);
 
     let zeros = "0".repeat(64);
     tpm.tool(&["tpm2_pcrextend", &format!("13:sha256={zeros}")]);
     fs::write(&segment, &whole).unwrap();
-    let ran = tpm.verify(&list);
+    let ran = verify(&tpm, &list);
     assert_eq!(ran.code, Some(1), "{ran:?}");
     assert!(
         ran.out.contains("sha1   match") && ran.out.contains("sha256 differs"),
@@ -200,7 +123,7 @@ fn what_the_agent_extends_is_verified_against_the_tpm_and_its_tools() {
     );
 
     agent(state.as_ref(), &tpm, &["/bin/d"]);
-    let ran = tpm.verify(&list);
+    let ran = verify(&tpm, &list);
     assert_eq!(ran.code, Some(1), "{ran:?}");
     assert!(
         ran.verdict().contains("the chain is broken here"),

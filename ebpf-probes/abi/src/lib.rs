@@ -15,7 +15,7 @@ use zerocopy::{FromBytes, Immutable, KnownLayout};
 
 /// Layout version, first field of every record. A probe object of another
 /// version is refused by the agent.
-pub const ABI_VERSION: u16 = 1;
+pub const ABI_VERSION: u16 = 2;
 
 /// Ancestors recorded with an event, nearest first; the process itself is not among them.
 pub const ANCESTORS: usize = 8;
@@ -40,6 +40,36 @@ pub enum Kind {
     Map = 1,
     /// A program was executed (`bprm_committed_creds`).
     Exec = 2,
+    /// A file that is no ELF object was executed: a `#!` script or what binfmt_misc
+    /// hands to an interpreter (`bprm_check_security`).
+    Script = 3,
+    /// The kernel reads a file on the task's behalf: a module, firmware, a kexec image
+    /// (`kernel_read_file`); [`Header::map_flags`] says which.
+    KernelRead = 4,
+    /// A file was opened for writing while it is mapped, after it was measured (`file_open`).
+    Written = 5,
+    /// A mapping of a file was made executable (`file_mprotect`).
+    Mprotect = 6,
+    /// Memory without a file is executable (`mmap_file`, `file_mprotect`); the file of
+    /// the record is the program that the process runs.
+    Anonymous = 7,
+    /// The kernel takes data of the task that lie in no file, such as a module from
+    /// memory (`kernel_load_data`); [`Header::map_flags`] says which.
+    KernelLoad = 8,
+}
+
+impl Kind {
+    /// Every kind.
+    pub const ALL: [Kind; 8] = [
+        Kind::Map,
+        Kind::Exec,
+        Kind::Script,
+        Kind::KernelRead,
+        Kind::Written,
+        Kind::Mprotect,
+        Kind::Anonymous,
+        Kind::KernelLoad,
+    ];
 }
 
 /// The namespaces of a task, in the order in which records and masks hold them.
@@ -109,6 +139,13 @@ pub mod flag {
     pub const CGROUP_TRUNCATED: u16 = 1 << 5;
     /// The event belongs to the agent's self-test.
     pub const SELF_TEST: u16 = 1 << 6;
+    /// Somebody could write the file while it was hashed and mapped.
+    pub const WRITER: u16 = 1 << 7;
+    /// The file was copied up in its overlay after it was opened: what is mapped is the
+    /// lower file, what was hashed is the upper.
+    pub const COPIED_UP: u16 = 1 << 8;
+    /// The digest is from the probes' cache.
+    pub const CACHED: u16 = 1 << 9;
 }
 
 /// A task as an ancestor.
@@ -200,7 +237,8 @@ pub struct Header {
     pub mnt_generation: u64,
     /// Cgroup v2 id.
     pub cgroup_id: u64,
-    /// `MAP_*` flags of the mapping (map records).
+    /// `MAP_*` flags of the mapping (map records); the kernel's `enum kernel_read_file_id`
+    /// or `kernel_load_data_id` ([`Kind::KernelRead`], [`Kind::KernelLoad`]).
     pub map_flags: u64,
     /// The file that was mapped or executed.
     pub file: FileId,
@@ -265,23 +303,64 @@ pub enum Loss {
     MapRingFull = 0,
     /// No room for the record of an execution.
     ExecRingFull = 1,
+    /// No room for the record of a violation.
+    ViolationRingFull = 2,
 }
 
 /// How many causes of loss there are.
-pub const LOSS_COUNT: usize = 2;
+pub const LOSS_COUNT: usize = 3;
 
 impl Loss {
     /// Every cause, in counter order.
-    pub const ALL: [Loss; LOSS_COUNT] = [Loss::MapRingFull, Loss::ExecRingFull];
+    pub const ALL: [Loss; LOSS_COUNT] = [
+        Loss::MapRingFull,
+        Loss::ExecRingFull,
+        Loss::ViolationRingFull,
+    ];
 
     /// The cause as entries and metrics name it.
     pub const fn name(self) -> &'static str {
         match self {
             Loss::MapRingFull => "map-ring-full",
             Loss::ExecRingFull => "exec-ring-full",
+            Loss::ViolationRingFull => "violation-ring-full",
         }
     }
 }
+
+/// What the probes count besides losses: index into the per-CPU counters.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stat {
+    /// Files that the kernel hashed.
+    Hashed = 0,
+    /// Digests that were taken from the cache.
+    CacheHit = 1,
+    /// Mappings that had been reported before, of the same unchanged file: nothing was said.
+    Said = 2,
+    /// Files whose digest could not be kept: a writer, or a file system that does not tell of changes.
+    Uncacheable = 3,
+}
+
+/// How many counters there are.
+pub const STAT_COUNT: usize = 4;
+
+impl Stat {
+    /// Every counter, in order.
+    pub const ALL: [Stat; STAT_COUNT] =
+        [Stat::Hashed, Stat::CacheHit, Stat::Said, Stat::Uncacheable];
+}
+
+/// Slots of the write clock: a power of two. See [`map::WRITES`].
+pub const WRITE_SLOTS: u32 = 1 << 18;
+/// Slots of the mount clock: a power of two. See [`map::MOUNTS`].
+pub const MOUNT_SLOTS: u32 = 1 << 12;
+/// Digests that are kept.
+pub const DIGESTS: u32 = 1 << 16;
+/// Reports that are remembered.
+pub const SAID: u32 = 1 << 17;
+/// Bytes of the ring buffer for the agent's own self-test.
+pub const SELF_TEST_BYTES: u32 = 1 << 18;
 
 /// Alternatives that make a task a container's, at most.
 pub const MAX_CANDIDATES: usize = 8;
@@ -314,6 +393,24 @@ pub mod map {
     pub const LOSSES: &str = "LOSSES";
     /// Array of one [`super::Scope`].
     pub const SCOPE: &str = "SCOPE";
+    /// Ring buffer of the self-test's records.
+    pub const SELF_TEST: &str = "SELF_TEST";
+    /// Per-CPU array of counters (u64), indexed by [`super::Stat`].
+    pub const STATS: &str = "STATS";
+    /// Array of u64: how often a file of this slot may have been changed. Many files share a
+    /// slot: a stranger's write costs a hash, never a stale digest.
+    pub const WRITES: &str = "WRITES";
+    /// Array of u64: how often a file system of this slot went away.
+    pub const MOUNTS: &str = "MOUNTS";
+    /// LRU hash: file to digest.
+    pub const DIGESTS: &str = "DIGESTS";
+    /// LRU hash: what has been reported.
+    pub const SAID: &str = "SAID";
+
+    /// Every map that a set of probes shares with the agents that come and go.
+    pub const ALL: [&str; 9] = [
+        EVENTS, LOSSES, SCOPE, SELF_TEST, STATS, WRITES, MOUNTS, DIGESTS, SAID,
+    ];
 }
 
 // The verifier and the reader both rely on these: no hidden padding, 8-byte steps.

@@ -13,12 +13,19 @@ macro_rules! for_each_offset {
         $m! {
             OFF_FILE_PATH: "file"."f_path";
             OFF_FILE_INODE: "file"."f_inode";
+            OFF_FILE_MODE: "file"."f_mode";
+            OFF_FILE_PRIVATE: "file"."private_data";
             OFF_INODE_NUMBER: "inode"."i_ino";
             OFF_INODE_SB: "inode"."i_sb";
             OFF_INODE_GENERATION: "inode"."i_generation";
             OFF_INODE_LINKS: "inode"."i_nlink";
             OFF_INODE_MODE: "inode"."i_mode";
             OFF_INODE_SIZE: "inode"."i_size";
+            OFF_INODE_WRITERS: "inode"."i_writecount";
+            OFF_INODE_READERS: "inode"."i_readcount";
+            OFF_DENTRY_INODE: "dentry"."d_inode";
+            OFF_SHMEM_INODE: "shmem_inode_info"."vfs_inode";
+            OFF_SHMEM_SEALS: "shmem_inode_info"."seals";
             OFF_SB_DEVICE: "super_block"."s_dev";
             OFF_SB_MAGIC: "super_block"."s_magic";
             OFF_SB_FLAGS: "super_block"."s_flags";
@@ -60,12 +67,29 @@ macro_rules! for_each_offset {
             OFF_BPRM_FILE: "linux_binprm"."file";
             OFF_BPRM_P: "linux_binprm"."p";
             OFF_BPRM_ARGC: "linux_binprm"."argc";
+            OFF_BPRM_BUF: "linux_binprm"."buf";
+            OFF_TASK_MM: "task_struct"."mm";
+            OFF_MM_EXE: "mm_struct"."exe_file";
+            OFF_VMA_FILE: "vm_area_struct"."vm_file";
+            OFF_VMA_FLAGS: "vm_area_struct"."vm_flags";
+            OFF_ATTR_VALID: "iattr"."ia_valid";
         }
     };
 }
 
 /// `sizeof(struct upid)`: the step of `pid.numbers`.
 pub const SIZE_UPID: &str = "SIZE_UPID";
+
+/// `sizeof(struct inode)`: overlayfs keeps its upper dentry right behind its inode.
+pub const SIZE_INODE: &str = "SIZE_INODE";
+
+/// Position of the dentry among the arguments of `inode_setattr`: 0, or 1 where an idmap
+/// comes first (Linux 6.8).
+pub const ARG_SETATTR: &str = "ARG_SETATTR";
+
+/// Two random numbers that key the hash of what has been reported: a container that knew
+/// them could make one report hide another.
+pub const SECRETS: [&str; 2] = ["SECRET_0", "SECRET_1"];
 
 /// One row of the table: the global's name and its (struct, field) alternatives.
 pub struct Offset {

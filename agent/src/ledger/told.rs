@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What the list of this boot says so far, as far as the agent goes on from it: which
+//! values are listed, the next batch's number, how far the kernel's queue is read and
+//! which losses are reported. Taken from the entries alone, so that an agent that starts
+//! again knows what the one before it knew.
+
+use std::collections::BTreeMap;
+
+use ima_log::Entry;
+
+use super::seen::{GENERATION, Key, Seen, key};
+use crate::measure::{batch_number, decode_batch, proto};
+
+/// Losses by cause and CPU.
+pub type Losses = BTreeMap<(String, u32), u64>;
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Told {
+    seen: Seen,
+    next_batch: u64,
+    stopped: bool,
+    queue: Option<proto::Queue>,
+    losses: Losses,
+    /// Time of the last event that is part of `losses`.
+    loss_times: Losses,
+}
+
+impl Default for Told {
+    fn default() -> Self {
+        Self {
+            seen: Seen::new(GENERATION),
+            next_batch: 0,
+            stopped: true,
+            queue: None,
+            losses: Losses::new(),
+            loss_times: Losses::new(),
+        }
+    }
+}
+
+impl Told {
+    /// Takes the next entry of the list.
+    pub(super) fn note(&mut self, entry: &Entry) {
+        let Ok(fields) = entry.fields() else { return };
+        let (name, payload) = (fields.name, fields.payload.unwrap_or_default());
+        let Some(seq) = batch_number(name) else {
+            self.seen.insert(key(name, payload));
+            return;
+        };
+        self.next_batch = self.next_batch.max(seq.saturating_add(1));
+        self.note_batch(decode_batch(payload).unwrap_or_default());
+    }
+
+    fn note_batch(&mut self, batch: proto::Batch) {
+        use proto::context_event::What;
+        if let Some(queue) = batch.queue {
+            if self.queue.is_some_and(|known| known.id != queue.id) {
+                // The kernel counts a new queue's losses from zero.
+                self.losses.clear();
+                self.loss_times.clear();
+            }
+            self.queue = Some(queue);
+        }
+        self.stopped = false;
+        for event in batch.events {
+            self.stopped = matches!(event.what, Some(What::Stop(_)));
+            if let Some(What::Loss(loss)) = event.what {
+                self.note_loss(event.time_ns, loss);
+            }
+        }
+    }
+
+    /// After a broken chain a group may be in the list twice: the same loss counts once.
+    fn note_loss(&mut self, time_ns: u64, loss: proto::Loss) {
+        let of = (loss.cause, loss.cpu);
+        let last = self.loss_times.insert(of.clone(), time_ns);
+        if last.is_none_or(|last| last < time_ns) {
+            let sum = self.losses.entry(of).or_default();
+            *sum = sum.saturating_add(loss.count);
+        }
+    }
+
+    /// Whether the policy event is in the list.
+    pub(super) fn has(&mut self, key: &Key) -> bool {
+        self.seen.contains(key)
+    }
+
+    pub(super) fn next_batch(&self) -> u64 {
+        self.next_batch
+    }
+
+    /// Whether the last batch ends with the agent's farewell; true if there is no batch.
+    pub(super) fn stopped(&self) -> bool {
+        self.stopped
+    }
+
+    pub(super) fn queue(&self) -> Option<proto::Queue> {
+        self.queue
+    }
+
+    pub(super) fn losses(&self) -> &Losses {
+        &self.losses
+    }
+}

@@ -1,0 +1,248 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The writer between a queue and a ledger whose TPM fails.
+
+use std::{
+    collections::VecDeque,
+    io,
+    path::Path,
+    sync::{Arc, Condvar, Mutex},
+    time::{Duration, Instant},
+};
+
+use cima_abi::{ABI_VERSION, ARGS_LEN, Header, Kind, SHORT_PATH};
+
+use super::{
+    Feed, LedgerError, Message, Opened, Writer, WriterHandle, drain,
+    tests::fixture::{Tpm, event, list, names, open, replays},
+};
+use crate::{
+    measure::{ContextEvent, proto},
+    metrics::Metrics,
+    probes::{Event, EventError},
+};
+
+/// A queue in memory, whose records have a position each.
+#[derive(Clone, Default)]
+struct Fake(Arc<(Mutex<Records>, Condvar)>);
+
+#[derive(Default)]
+struct Records {
+    waiting: VecDeque<Result<Event, EventError>>,
+    put: u64,
+    read: u64,
+    released: u64,
+}
+
+impl Fake {
+    fn with<T>(&self, f: impl FnOnce(&mut Records) -> T) -> T {
+        f(&mut self.0.0.lock().unwrap())
+    }
+
+    fn put(&self, record: Result<Event, EventError>) {
+        self.with(|records| {
+            records.waiting.push_back(record);
+            records.put += 1;
+        });
+        self.0.1.notify_all();
+    }
+
+    fn released(&self) -> u64 {
+        self.with(|records| records.released)
+    }
+}
+
+impl Feed for Fake {
+    fn id(&self) -> u64 {
+        7
+    }
+    fn read(&mut self) -> Option<Result<Event, EventError>> {
+        self.with(|records| {
+            let record = records.waiting.pop_front()?;
+            records.read += 1;
+            Some(record)
+        })
+    }
+    fn position(&self) -> u64 {
+        self.with(|records| records.read)
+    }
+    fn end(&self) -> u64 {
+        self.with(|records| records.put)
+    }
+    fn release(&mut self, position: u64) {
+        self.with(|records| records.released = position);
+    }
+    fn wait(&mut self, limit: Duration) -> io::Result<()> {
+        let records = self.0.0.lock().unwrap();
+        if records.waiting.is_empty() {
+            // Nobody wakes it for messages here.
+            let limit = limit.min(Duration::from_millis(20));
+            drop(self.0.1.wait_timeout(records, limit).unwrap());
+        }
+        Ok(())
+    }
+    fn fill(&self) -> (u64, u64) {
+        self.with(|records| (records.put - records.released, u64::MAX))
+    }
+}
+
+/// A record of `kind` about `/bin/<n>`.
+fn record(kind: Kind, n: u8) -> Result<Event, EventError> {
+    let header = size_of::<Header>();
+    let path = format!("/bin/{n}");
+    let mut bytes = vec![0; header + SHORT_PATH + ARGS_LEN];
+    bytes[..2].copy_from_slice(&ABI_VERSION.to_ne_bytes());
+    (bytes[2], bytes[3]) = (kind as u8, 4);
+    let room = u16::try_from(SHORT_PATH).unwrap();
+    bytes[6..8].copy_from_slice(&room.to_ne_bytes());
+    let len = u16::try_from(path.len()).unwrap();
+    bytes[8..10].copy_from_slice(&len.to_ne_bytes());
+    bytes[header..header + path.len()].copy_from_slice(path.as_bytes());
+    Event::parse(&bytes)
+}
+
+fn start(dir: &Path, tpm: &Tpm, feed: &Fake) -> (Writer, WriterHandle) {
+    let (ledger, _) = open(dir, tpm);
+    Writer::start(
+        ledger,
+        Box::new(feed.clone()),
+        None,
+        Arc::new(Metrics::default()),
+    )
+    .unwrap()
+}
+
+fn end(handle: &WriterHandle) {
+    let stop = proto::context_event::What::Stop(proto::Stop {});
+    let farewell = Box::new(ContextEvent::of_agent(1, stop));
+    handle.send(Message::End(farewell)).unwrap();
+}
+
+fn say(handle: &WriterHandle, n: u32) {
+    let message = Message::Say {
+        policy_events: vec![event(n)],
+        context: None,
+    };
+    handle.send(message).unwrap();
+}
+
+fn eventually(what: impl Fn() -> bool) {
+    let started = Instant::now();
+    while !what() {
+        assert!(
+            started.elapsed() < Duration::from_secs(20),
+            "it never came true"
+        );
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn what_is_in_the_queue_at_the_end_is_written_and_then_the_farewell() {
+    let (dir, tpm, feed) = (tempfile::tempdir().unwrap(), Tpm::new(), Fake::default());
+    let (writer, handle) = start(dir.path(), &tpm, &feed);
+    for n in 0..3 {
+        feed.put(record(Kind::Exec, n));
+    }
+    end(&handle);
+    let ledger = writer.finish().unwrap();
+    assert_eq!(feed.released(), 3);
+    assert_eq!(ledger.queue().unwrap(), proto::Queue { id: 7, position: 3 });
+    drop(ledger);
+    let (ledger, opened) = open(dir.path(), &tpm);
+    assert!(matches!(opened, Opened::Continued { .. }));
+    assert!(ledger.stopped(), "the farewell is the last word");
+}
+
+#[test]
+fn a_mapping_is_written_at_once_and_an_execution_waits_for_company() {
+    let (dir, tpm, feed) = (tempfile::tempdir().unwrap(), Tpm::new(), Fake::default());
+    let (writer, handle) = start(dir.path(), &tpm, &feed);
+    for n in 0..5 {
+        feed.put(record(Kind::Exec, n));
+    }
+    std::thread::sleep(Duration::from_millis(100));
+    assert_eq!(feed.released(), 0, "five executions wait");
+    feed.put(record(Kind::Map, 5));
+    eventually(|| feed.released() == 6);
+    assert_eq!(
+        list(dir.path()).len(),
+        3,
+        "a start, a file, one batch: {:?}",
+        names(dir.path())
+    );
+    feed.put(record(Kind::Exec, 6));
+    eventually(|| feed.released() == 7);
+    end(&handle);
+    writer.finish().unwrap();
+    assert!(replays(dir.path(), &tpm));
+}
+
+#[test]
+fn nothing_is_released_before_the_tpm_has_it() {
+    let (dir, tpm, feed) = (tempfile::tempdir().unwrap(), Tpm::new(), Fake::default());
+    let (writer, handle) = start(dir.path(), &tpm, &feed);
+    tpm.with(|state| state.gone = true);
+    feed.put(record(Kind::Map, 1));
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(feed.released(), 0);
+    say(&handle, 2);
+    tpm.with(|state| state.gone = false);
+    eventually(|| feed.released() == 1);
+    end(&handle);
+    writer.finish().unwrap();
+    assert!(replays(dir.path(), &tpm));
+}
+
+#[test]
+fn a_stop_does_not_wait_for_a_tpm_that_is_gone_and_leaves_the_rest_in_the_queue() {
+    let (dir, tpm, feed) = (tempfile::tempdir().unwrap(), Tpm::new(), Fake::default());
+    let (writer, handle) = start(dir.path(), &tpm, &feed);
+    tpm.with(|state| state.gone = true);
+    feed.put(record(Kind::Map, 1));
+    std::thread::sleep(Duration::from_millis(300));
+    feed.put(record(Kind::Map, 2));
+    writer.stopper()();
+    end(&handle);
+    assert!(matches!(writer.finish(), Err(LedgerError::Interrupted(_))));
+    assert_eq!(feed.released(), 0, "the next agent reads it");
+    tpm.with(|state| state.gone = false);
+    let (ledger, opened) = open(dir.path(), &tpm);
+    assert!(
+        matches!(opened, Opened::Continued { completed: 2, .. }),
+        "{opened:?}"
+    );
+    assert_eq!(
+        ledger.queue().unwrap().position,
+        1,
+        "and begins behind the first"
+    );
+    assert!(replays(dir.path(), &tpm));
+}
+
+#[test]
+fn a_record_that_cannot_be_read_is_a_loss() {
+    let (dir, tpm, feed) = (tempfile::tempdir().unwrap(), Tpm::new(), Fake::default());
+    let (writer, handle) = start(dir.path(), &tpm, &feed);
+    feed.put(Err(EventError::Kind(99)));
+    end(&handle);
+    writer.finish().unwrap();
+    assert!(
+        names(dir.path())
+            .iter()
+            .any(|name| name.starts_with("cima-violation:loss:"))
+    );
+}
+
+#[test]
+fn an_old_queue_is_read_out_in_groups_and_what_is_recent_is_returned() {
+    let (dir, tpm, mut feed) = (tempfile::tempdir().unwrap(), Tpm::new(), Fake::default());
+    for _ in 0..2500 {
+        feed.put(record(Kind::Exec, 1));
+    }
+    let (mut ledger, _) = open(dir.path(), &tpm);
+    assert_eq!(drain(&mut ledger, &mut feed, 1).unwrap().len(), 0);
+    assert_eq!((feed.released(), list(dir.path()).len()), (2500, 4));
+    feed.put(record(Kind::Exec, 1));
+    assert_eq!(drain(&mut ledger, &mut feed, 0).unwrap().len(), 1);
+    assert!(replays(dir.path(), &tpm));
+}
