@@ -22,21 +22,51 @@ const POLICY: &str =
 /// How long cimad may take to attach and test itself on an emulated processor.
 const START: Duration = Duration::from_secs(60);
 const STOP: Duration = Duration::from_secs(30);
+/// How long cimad may take for what is queued, with a slow TPM.
+const CATCH_UP: Duration = Duration::from_secs(600);
 
 /// A site's files: configuration, policy, state, log.
 pub(crate) struct Site {
     dir: PathBuf,
+    state: PathBuf,
 }
 
 impl Site {
     /// A new site `name` with sink `pcr` on PCR 13 and the shipped policy.
     pub(crate) fn new(name: &str) -> Self {
-        let dir = PathBuf::from("/tmp").join(name);
-        fs::create_dir_all(&dir).expect("/tmp can be written");
-        let site = Self { dir };
+        Self::below("/tmp", name)
+    }
+
+    /// [`Site::new`] on the root disk, which outlives a reset of the machine.
+    pub(crate) fn on_disk(name: &str) -> Self {
+        Self::below("/root", name)
+    }
+
+    fn below(parent: &str, name: &str) -> Self {
+        let dir = Path::new(parent).join(name);
+        fs::create_dir_all(&dir).expect("the guest's disks can be written");
+        let state = dir.join("state");
+        let site = Self { dir, state };
         site.write_policy(POLICY);
         site.configure("");
         site
+    }
+
+    /// The shipped configuration, policy and probes, where they say that they are.
+    pub(crate) fn shipped() -> Self {
+        for (from, to) in [
+            ("share/cimad.toml", "/etc/cima/cimad.toml"),
+            ("share/measurement.toml", "/etc/cima/measurement.toml"),
+            ("lib/cima-probes.o", "/usr/lib/cima/cima-probes.o"),
+        ] {
+            let parent = Path::new(to).parent().expect("a file has a parent");
+            fs::create_dir_all(parent).expect("the root can be written");
+            fs::copy(Path::new("/cima").join(from), to).expect("a shipped file can be installed");
+        }
+        Self {
+            dir: PathBuf::from("/etc/cima"),
+            state: PathBuf::from("/var/lib/cima"),
+        }
     }
 
     /// Writes the configuration: the site's paths, then `more` TOML.
@@ -47,9 +77,10 @@ impl Site {
     /// [`Site::configure`], with more keys of `[probes]`.
     pub(crate) fn configure_probes(&self, more: &str, probes: &str) {
         let text = format!(
-            "state_dir = \"{}\"\npolicy = \"{}\"\n{more}[probes]\nobject = \"{PROBES}\"\ndebug = true\n{probes}",
+            "state_dir = \"{}\"\npolicy = \"{}\"\n{more}[probes]\nobject = \"{PROBES}\"\ndebug = true\npin_dir = \"{}\"\n{probes}",
             self.state().display(),
             self.policy().display(),
+            self.pins().display(),
         );
         fs::write(self.config(), text).expect("the configuration can be written");
     }
@@ -67,7 +98,23 @@ impl Site {
     }
 
     pub(crate) fn state(&self) -> PathBuf {
-        self.dir.join("state")
+        self.state.clone()
+    }
+
+    /// Where its probes are pinned.
+    pub(crate) fn pins(&self) -> PathBuf {
+        Path::new("/sys/fs/bpf").join(self.dir.file_name().unwrap_or_default())
+    }
+
+    /// Detaches the probes that its agents have left.
+    pub(crate) fn unload(&self) -> process::Ran {
+        let config = self.config();
+        process::run(&[
+            CIMAD,
+            "--unload",
+            "--config",
+            config.to_str().expect("a plain path"),
+        ])
     }
 
     /// The directory of this boot's list.
@@ -94,11 +141,17 @@ impl Site {
     /// Starts cimad and waits until it is ready.
     #[track_caller]
     pub(crate) fn start(&self) -> Running<'_> {
+        self.launch().ready()
+    }
+
+    /// Starts cimad, and does not wait.
+    #[track_caller]
+    pub(crate) fn launch(&self) -> Running<'_> {
         let socket = self.dir.join("notify");
         let _ = fs::remove_file(&socket);
         let notify = UnixDatagram::bind(&socket).expect("a socket can be bound");
         notify
-            .set_read_timeout(Some(START))
+            .set_read_timeout(Some(Duration::from_millis(200)))
             .expect("a timeout can be set");
         let log = File::options()
             .create(true)
@@ -114,16 +167,11 @@ impl Site {
             .stderr(log)
             .spawn()
             .expect("cimad can be started");
-        let mut running = Running {
+        Running {
             site: self,
             child,
             notify,
-        };
-        if running.told("READY=1").is_none() {
-            let _ = running.child.kill();
-            panic!("cimad did not become ready: {}", self.log());
         }
-        running
     }
 
     /// Runs cimad when it is expected to refuse: exit code and what it said.
@@ -151,6 +199,31 @@ impl Site {
             "it made a list: {said}"
         );
         said
+    }
+
+    /// Waits until nothing is being written and the list has stood still for half a
+    /// second; returns when it last grew.
+    #[track_caller]
+    pub(crate) fn caught_up(&self) -> Instant {
+        let list = self.list();
+        let size = |path: &Path| fs::metadata(path).map_or(0, |file| file.len());
+        let segments = || {
+            let files = fs::read_dir(&list).into_iter().flatten().flatten();
+            let paths = files.map(|file| file.path());
+            let ima = paths.filter(|path| path.extension().is_some_and(|e| e == "ima"));
+            ima.map(|path| size(&path)).sum::<u64>()
+        };
+        let started = Instant::now();
+        let (mut last, mut had) = (started, segments());
+        while last.elapsed() < Duration::from_millis(500) {
+            std::thread::sleep(Duration::from_millis(10));
+            assert!(started.elapsed() < CATCH_UP, "cimad goes on and on");
+            let have = segments();
+            if have != had || size(&list.join("intent")) != 0 {
+                (last, had) = (Instant::now(), have);
+            }
+        }
+        last
     }
 
     /// Entries of this boot's list, in order, as `cima log --json` shows them.
@@ -213,6 +286,18 @@ impl Site {
     }
 }
 
+impl Drop for Site {
+    /// The next site's containers are not this one's business.
+    fn drop(&mut self) {
+        let _ = Command::new(CIMAD)
+            .arg("--unload")
+            .arg("--config")
+            .arg(self.config())
+            .stderr(Stdio::null())
+            .status();
+    }
+}
+
 /// A string of a JSON value.
 pub(crate) fn text(value: &serde_json::Value) -> String {
     value.as_str().unwrap_or_default().to_owned()
@@ -226,16 +311,70 @@ pub(crate) struct Running<'a> {
 }
 
 impl Running<'_> {
+    /// Waits until it measures.
+    #[track_caller]
+    pub(crate) fn ready(mut self) -> Self {
+        if self.told("READY=1").is_none() {
+            let _ = self.child.kill();
+            panic!("cimad did not become ready: {}", self.site.log());
+        }
+        self
+    }
+
+    /// The most memory that it ever held, in KiB.
+    #[track_caller]
+    pub(crate) fn peak_memory(&self) -> u64 {
+        let path = format!("/proc/{}/status", self.child.id());
+        let status = fs::read_to_string(path).expect("cimad runs");
+        let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"));
+        let kib = line.and_then(|l| l.trim().strip_suffix(" kB")?.parse().ok());
+        kib.expect("a process has memory")
+    }
+
+    /// SIGTERM, whatever comes of it: how long it took to end.
+    #[track_caller]
+    pub(crate) fn end(mut self) -> Duration {
+        let asked = Instant::now();
+        self.signal(Signal::TERM);
+        self.wait();
+        asked.elapsed()
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
         let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
         kill_process(pid.expect("a process has an id"), signal).expect("cimad can be signalled");
     }
 
-    /// Waits for a message to the service manager.
-    fn told(&self, wanted: &str) -> Option<()> {
+    /// A file of /proc about it.
+    #[track_caller]
+    pub(crate) fn proc(&self, name: &str) -> String {
+        fs::read_to_string(format!("/proc/{}/{name}", self.child.id())).expect("cimad runs")
+    }
+
+    /// Processor time of its threads.
+    pub(crate) fn cpu(&self) -> Duration {
+        let threads = fs::read_dir(format!("/proc/{}/task", self.child.id()));
+        let ran = |thread: fs::DirEntry| {
+            // Nanoseconds on a processor, nanoseconds waiting for one, time slices.
+            let text = fs::read_to_string(thread.path().join("schedstat")).ok()?;
+            text.split(' ').next()?.parse::<u64>().ok()
+        };
+        let threads = threads.into_iter().flatten().flatten();
+        Duration::from_nanos(threads.filter_map(ran).sum())
+    }
+
+    /// Waits for a message to the service manager; not longer than cimad lives.
+    fn told(&mut self, wanted: &str) -> Option<()> {
         let mut buffer = [0; 4096];
+        let started = Instant::now();
         loop {
-            let n = self.notify.recv(&mut buffer).ok()?;
+            let Ok(n) = self.notify.recv(&mut buffer) else {
+                let gone = !matches!(self.child.try_wait(), Ok(None));
+                if gone || started.elapsed() > START {
+                    return None;
+                }
+                continue;
+            };
             if buffer[..n]
                 .split(|b| *b == b'\n')
                 .any(|line| line == wanted.as_bytes())

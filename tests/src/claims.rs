@@ -51,6 +51,17 @@ impl Claims {
         }
     }
 
+    /// Passed and failed so far: what a scenario takes along when it resets the machine.
+    pub(crate) fn counts(&self) -> (u32, u32) {
+        (self.passed, self.failed)
+    }
+
+    /// Goes on from the counts of before a reset.
+    pub(crate) fn go_on_from(&mut self, (passed, failed): (u32, u32)) {
+        self.passed += passed;
+        self.failed += failed;
+    }
+
     /// Tells the count, and gives the exit code that it means.
     pub(crate) fn conclude(self) -> ExitCode {
         let Self { passed, failed } = self;

@@ -7,9 +7,12 @@
 
 mod agent;
 mod claims;
+mod load;
 mod podman;
 mod process;
 mod scenarios;
+mod tpm_proxy;
+mod work;
 
 use std::process::ExitCode;
 
@@ -36,6 +39,12 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Be a container's work: what the scenarios start in namespaces of their own
+    #[command(hide = true)]
+    Work {
+        #[command(subcommand)]
+        work: work::Work,
+    },
 }
 
 fn main() -> ExitCode {
@@ -47,6 +56,10 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         Command::Run { name, arguments } => play(&name, &arguments),
+        Command::Work { work } => {
+            work.run();
+            ExitCode::SUCCESS
+        }
     }
 }
 

@@ -66,6 +66,11 @@ impl Trouble {
     }
 }
 
+/// Whether a line is the first of a kernel that boots.
+pub(crate) fn is_first(line: &str) -> bool {
+    message(line).starts_with("Linux version ")
+}
+
 /// The line without the kernel's time stamp, `[    1.234567] `.
 fn message(line: &str) -> &str {
     let line = line.trim_start_matches(['\r', '\0']);
@@ -86,7 +91,15 @@ fn message(line: &str) -> &str {
 
 #[cfg(test)]
 mod tests {
-    use super::Trouble;
+    use super::{Trouble, is_first};
+
+    #[test]
+    fn a_boot_is_told_by_the_kernels_first_line() {
+        assert!(is_first("[    0.000000] Linux version 6.12.9 (x@y) #1 SMP"));
+        assert!(!is_first(
+            "[    0.000000] Command line: Linux version 6.12.9"
+        ));
+    }
 
     #[test]
     fn trouble_is_told_from_talk() {

@@ -47,6 +47,11 @@ pub struct Run {
     pub time_limit: Duration,
     /// Whether the run may pass though the kernel warned (`WARN_ON`).
     pub warnings_allowed: bool,
+    /// Texts of warnings that the command provokes: a line with one of them is no trouble.
+    pub expected_warnings: Vec<String>,
+    /// How often the guest may reset itself: it boots again with the disks as they were
+    /// left, a TPM that was reset with it, and the same command. With 0 a reset ends the run.
+    pub resets: u32,
 }
 
 impl Run {
@@ -72,7 +77,17 @@ impl Run {
             clock: Clock::Host,
             time_limit: Duration::from_secs(180),
             warnings_allowed: false,
+            expected_warnings: Vec::new(),
+            resets: 0,
         }
+    }
+}
+
+impl Run {
+    /// Whether a warning of the kernel fails the run.
+    pub(crate) fn minds_warning(&self, line: &str) -> bool {
+        let expected = |text: &String| line.contains(text.as_str());
+        !self.warnings_allowed && !self.expected_warnings.iter().any(expected)
     }
 }
 
@@ -142,15 +157,10 @@ pub(crate) fn configure(qemu: &mut Command, run: &Run, kernel: &Kernel, places: 
     let file = |name: &str| qemu_path(&places.directory.join(name));
     let chardev_file = |id: &str, name: &str| format!("file,id={id},path={}", file(name));
 
-    qemu.args([
-        "-nodefaults",
-        "-no-user-config",
-        "-display",
-        "none",
-        "-no-reboot",
-    ])
-    .args(["-machine", "q35", "-cpu", "max"])
-    .args(["-m", &run.memory.to_string()]);
+    qemu.args(["-nodefaults", "-no-user-config", "-display", "none"])
+        .args((run.resets == 0).then_some("-no-reboot"))
+        .args(["-machine", "q35", "-cpu", "max"])
+        .args(["-m", &run.memory.to_string()]);
     match run.clock {
         // One thread for all processors, on purpose: with a thread for each, QEMU
         // before 8.1 can translate code that another processor is patching, and

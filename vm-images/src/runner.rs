@@ -17,7 +17,7 @@ use crate::disk::{self, Use};
 use crate::error::{Doing as _, Error};
 use crate::machine::{self, Places, Run};
 use crate::tpm::SoftwareTpm;
-use crate::{Kernel, Layout, Result, Series, Tpm, Trouble, check_interrupt, root};
+use crate::{Kernel, Layout, Result, Series, Tpm, Trouble, check_interrupt, console, root};
 
 /// How long a guest in trouble may go on, so that the kernel's whole report comes out.
 const TROUBLE_GRACE: Duration = Duration::from_secs(2);
@@ -35,6 +35,8 @@ pub enum Verdict {
     Kernel(Trouble, String),
     /// The machine ran for longer than it may.
     TimeLimit(Duration),
+    /// The machine was reset more often than [`Run::resets`] allows.
+    Resets(u32),
     /// The machine ended without a word about its command.
     Died,
 }
@@ -46,6 +48,9 @@ impl fmt::Display for Verdict {
             Self::Failed(status) => write!(f, "failed: the command ended with status {status}"),
             Self::Kernel(trouble, line) => write!(f, "failed: {trouble}: {line}"),
             Self::TimeLimit(limit) => write!(f, "failed: not done within {} s", limit.as_secs()),
+            Self::Resets(allowed) => {
+                write!(f, "failed: the machine was reset more than {allowed} times")
+            }
             Self::Died => write!(f, "failed: the machine ended before its command did"),
         }
     }
@@ -163,6 +168,8 @@ struct Machine {
 #[derive(Default)]
 struct Seen {
     running: Option<Duration>,
+    /// Kernels that began to talk.
+    boots: u32,
     status: Option<(String, Instant)>,
     trouble: Option<(Trouble, String, Instant)>,
 }
@@ -246,7 +253,7 @@ impl Machine {
         for line in self.verdict.lines()? {
             if line == "running" {
                 let after = self.started.elapsed();
-                self.seen.running = Some(after);
+                self.seen.running.get_or_insert(after);
                 if !self.interactive {
                     say(
                         output,
@@ -269,8 +276,9 @@ impl Machine {
                 .doing("pass on", &channel.path)?;
         }
         for line in self.console.lines()? {
+            self.seen.boots += u32::from(console::is_first(&line));
             let trouble = Trouble::in_line(&line)
-                .filter(|trouble| *trouble != Trouble::Warning || !run.warnings_allowed);
+                .filter(|trouble| *trouble != Trouble::Warning || run.minds_warning(&line));
             if let (Some(trouble), None) = (trouble, &self.seen.trouble) {
                 self.seen.trouble = Some((trouble, line, Instant::now()));
             }
@@ -295,6 +303,10 @@ impl Machine {
                 _ => Verdict::Failed(status.clone()),
             });
         }
+        // Without any allowed a reset has ended the machine.
+        if run.resets > 0 && self.seen.boots > run.resets + 1 {
+            return Some(Verdict::Resets(run.resets));
+        }
         if ended {
             return Some(Verdict::Died);
         }
@@ -314,7 +326,7 @@ impl Machine {
         };
         match verdict {
             Verdict::Passed | Verdict::Failed(_) => String::new(),
-            Verdict::Kernel(..) => tail("console.log", 60),
+            Verdict::Kernel(..) | Verdict::Resets(_) => tail("console.log", 60),
             Verdict::TimeLimit(_) => tail("console.log", 15) + &tail("scenario.log", 15),
             Verdict::Died => tail("qemu.log", 15) + &tail("console.log", 30),
         }

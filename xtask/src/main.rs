@@ -6,9 +6,11 @@
 //! Exit codes: 0 all is well, 1 the verdict is negative (a build, a test or a
 //! scenario failed), 2 the command could not do its work.
 
+mod bench;
 mod build;
 mod demo;
 mod error;
+mod fuzz;
 mod setup;
 mod test;
 mod vm;
@@ -41,6 +43,10 @@ enum Command {
     Demo(demo::Args),
     /// Run every test: lints, units, and scenarios on every kernel
     Test(test::Args),
+    /// Measure what cima costs, beside its peers
+    Bench(bench::Args),
+    /// Feed the parsers what no test would think of
+    Fuzz(fuzz::Args),
     /// Build guest machines, and run things in them
     Vm(vm::Args),
 }
@@ -65,6 +71,8 @@ fn run(cli: Cli) -> Result<Verdict, Error> {
         Command::Build(args) => build::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Test(args) => test::run(&args),
+        Command::Bench(args) => bench::run(&args),
+        Command::Fuzz(args) => fuzz::run(&args),
         Command::Vm(args) => vm::run(args),
     }
 }

@@ -32,10 +32,18 @@ pub(crate) enum Need {
     Guests,
     /// Unit tests that ask real tools.
     Tests,
+    /// Fuzzing.
+    Fuzz,
 }
 
 impl Need {
-    pub(crate) const ALL: [Self; 4] = [Self::Programs, Self::Probes, Self::Guests, Self::Tests];
+    pub(crate) const ALL: [Self; 5] = [
+        Self::Programs,
+        Self::Probes,
+        Self::Guests,
+        Self::Tests,
+        Self::Fuzz,
+    ];
 
     /// The Debian packages, each with what it is for.
     fn packages(self) -> &'static [(&'static str, &'static str)] {
@@ -65,6 +73,7 @@ impl Need {
                 ("tpm2-tools", "reads PCRs in a unit test"),
                 ("ima-evm-utils", "judges lists in a unit test"),
             ],
+            Self::Fuzz => &[("g++", "builds libFuzzer")],
         }
     }
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `cargo xtask test`: lints, unit and property tests, then every scenario on every
-//! kernel, and one line at the end that counts them all.
+//! `cargo xtask test`: lints, unit and property tests, every fuzz target, then every
+//! scenario on every kernel, and one line at the end that counts them all.
 
 use std::io::{self, Write};
 use std::process::{Command, Stdio};
@@ -11,7 +11,7 @@ use cima_guests::{Guests, Run, Series, Tpm};
 use crate::build::{self, Part};
 use crate::error::{Doing as _, Error, Verdict};
 use crate::setup::{self, Need};
-use crate::{vm, workspace};
+use crate::{fuzz, vm, workspace};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -29,6 +29,8 @@ enum Tests {
     Lints,
     /// Unit and property tests
     Unit,
+    /// Every fuzz target, a minute each
+    Fuzz,
     /// The guests' runner: that it fails what must fail
     Runner,
     /// Scenarios in guests
@@ -40,6 +42,10 @@ struct Scenario {
     name: &'static str,
     /// Without a TPM and without the BPF LSM.
     bare: bool,
+    /// How often it resets the machine, at most.
+    resets: u32,
+    /// A warning of the kernel that it provokes.
+    warns: Option<&'static str>,
     limit: Duration,
 }
 
@@ -47,6 +53,8 @@ const fn scenario(name: &'static str, minutes: u64) -> Scenario {
     Scenario {
         name,
         bare: false,
+        resets: 0,
+        warns: None,
         limit: Duration::from_secs(60 * minutes),
     }
 }
@@ -56,6 +64,17 @@ const SCENARIOS: &[Scenario] = &[
     scenario("measures", 6),
     scenario("edges", 5),
     scenario("lifecycle", 8),
+    scenario("crash", 15),
+    Scenario {
+        // ext4 warns when it is written to after an emergency remount.
+        warns: Some("ext4_journal_check_start"),
+        ..scenario("faults", 12)
+    },
+    Scenario {
+        resets: 6,
+        ..scenario("powercut", 5)
+    },
+    scenario("floods", 10),
     scenario("demo", 5),
     Scenario {
         bare: true,
@@ -65,6 +84,9 @@ const SCENARIOS: &[Scenario] = &[
 
 /// Security modules of a host whose administrator has not heard of BPF.
 const LSM_WITHOUT_BPF: &str = "landlock,lockdown,yama,integrity,apparmor";
+
+/// How long each fuzz target runs.
+const FUZZ_SECONDS: u32 = 60;
 
 /// How many checks passed and failed.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -105,6 +127,10 @@ pub(crate) fn run(args: &Args) -> Result<Verdict, Error> {
     if wanted(Tests::Unit) {
         total.add(unit()?);
     }
+    if wanted(Tests::Fuzz) {
+        let (passed, failed) = fuzz::fuzz(&[], FUZZ_SECONDS)?;
+        total.add(Count { passed, failed });
+    }
     let guests = Guests::new(&workspace::target());
     let series = args
         .kernel
@@ -132,6 +158,7 @@ fn lints() -> Result<Count, Error> {
         (".", "fmt --all --check"),
         ("ebpf-probes", "fmt --check"),
         ("ima-log/fuzz", "fmt --check"),
+        ("agent/fuzz", "fmt --check"),
         (".", "clippy --workspace --all-targets -- -D warnings"),
     ] {
         println!("── cargo {words} in {folder}");
@@ -182,6 +209,8 @@ fn play(guests: &Guests, series: Series, scenario: &Scenario) -> Result<Count, E
     let mut run = Run {
         stage: Some(workspace::stage()),
         time_limit: scenario.limit,
+        resets: scenario.resets,
+        expected_warnings: scenario.warns.map(str::to_owned).into_iter().collect(),
         environment: vec![("CIMA_GUEST_KERNEL".to_owned(), series.to_string())],
         ..Run::new(
             series,

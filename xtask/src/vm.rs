@@ -103,6 +103,12 @@ struct Machine {
     /// Let the run pass though the kernel warns
     #[arg(long)]
     warnings_allowed: bool,
+    /// Let the run pass though the kernel warns with this text
+    #[arg(long = "expected-warning", value_name = "TEXT")]
+    expected_warnings: Vec<String>,
+    /// How often the guest may reset itself and boot again, with its disks as it left them
+    #[arg(long, value_name = "TIMES", default_value_t = 0)]
+    resets: u32,
 }
 
 fn parse_staged(text: &str) -> Result<Staged, String> {
@@ -143,6 +149,8 @@ impl Machine {
             label: own_label,
             time_limit,
             warnings_allowed,
+            expected_warnings,
+            resets,
         } = self;
         Run {
             stage: Some(workspace::stage()).filter(|stage| stage.exists()),
@@ -159,6 +167,8 @@ impl Machine {
             },
             time_limit: Duration::from_secs(time_limit),
             warnings_allowed,
+            expected_warnings,
+            resets,
             environment: vec![("CIMA_GUEST_KERNEL".to_owned(), kernel.to_string())],
             ..Run::new(kernel, own_label.as_deref().unwrap_or(label), command)
         }

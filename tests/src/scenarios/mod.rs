@@ -2,11 +2,17 @@
 //! The scenarios, one file each. To add one: a file with a `SCENARIO`, its `mod`
 //! line and its place in [`ALL`].
 
+mod bench_events;
+mod bench_exec;
 mod boot;
+mod crash;
 mod demo;
 mod edges;
+mod faults;
+mod floods;
 mod lifecycle;
 mod measures;
+mod powercut;
 mod refusals;
 mod selftest;
 
@@ -28,11 +34,18 @@ pub(crate) const ALL: &[Scenario] = &[
     demo::SCENARIO,
     edges::SCENARIO,
     lifecycle::SCENARIO,
+    crash::SCENARIO,
+    faults::SCENARIO,
+    powercut::SCENARIO,
+    floods::SCENARIO,
     refusals::SCENARIO,
+    bench_exec::SCENARIO,
+    bench_events::SCENARIO,
     selftest::FAIL,
     selftest::PANIC,
     selftest::WARNING,
     selftest::HUNG_TASK,
     selftest::TIME_LIMIT,
     selftest::SWITCH_OFF,
+    selftest::RESETS,
 ];

@@ -68,6 +68,29 @@ pub(crate) const SWITCH_OFF: Scenario = Scenario {
     },
 };
 
+pub(crate) const RESETS: Scenario = Scenario {
+    name: "selftest-resets",
+    about: "goes wrong on purpose: the machine is reset again and again",
+    play: |claims, _| {
+        const SYNCED: &str = "/root/synced";
+        if fs::exists(SYNCED).unwrap_or(false) {
+            claims.claim(
+                "after a reset the disk holds what was synced, and not the rest",
+                || assert!(!fs::exists("/root/not-synced").unwrap_or(true)),
+            );
+        } else {
+            write(SYNCED, "");
+            process::run(&["sync"]).succeeded();
+            write("/root/not-synced", "");
+        }
+        println!("resetting");
+        // The line must leave the machine first.
+        std::thread::sleep(Duration::from_secs(1));
+        write("/proc/sysrq-trigger", "b");
+        wait();
+    },
+};
+
 fn write(path: &str, text: &str) {
     fs::write(path, text).unwrap_or_else(|error| panic!("cannot write to {path}: {error}"));
 }

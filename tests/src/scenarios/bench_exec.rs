@@ -1,0 +1,358 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What measuring adds to an execution: the same programs executed with no agent,
+//! under cimad, and under the kernel's IMA. `cargo xtask bench exec` plays this and
+//! judges /out/bench-exec.json; the claims here say only that whoever was to
+//! measure did, and that nobody else did.
+
+mod copies;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use clap::{Parser, ValueEnum};
+use serde_json::{Value, json};
+
+use copies::{Copies, Program};
+
+use super::Scenario;
+use crate::agent::{Running, Site, text};
+use crate::claims::Claims;
+use crate::load::Load;
+
+pub(crate) const SCENARIO: Scenario = Scenario {
+    name: "bench-exec",
+    about: "times executions with no agent, under cimad and under the kernel's IMA",
+    play,
+};
+
+/// Where the programs are executed: on the root's ext4, or an overlay of it.
+const SCRATCH: &str = "/var/bench";
+const RESULT: &str = "/out/bench-exec.json";
+const IMA: &str = "/sys/kernel/security/ima";
+/// Where probes are pinned that outlive their agent.
+const PINS: &str = "/sys/fs/bpf";
+/// Executables and libraries, whoever maps them: what cimad measures in containers.
+const IMA_RULES: &str =
+    "measure func=BPRM_CHECK mask=MAY_EXEC\nmeasure func=MMAP_CHECK mask=MAY_EXEC\n";
+
+#[derive(Parser)]
+struct Arguments {
+    /// Who measures, in this order; IMA comes last, since its policy stays
+    #[arg(long, value_delimiter = ',', required = true)]
+    under: Vec<Under>,
+    #[arg(long, value_delimiter = ',', required = true)]
+    program: Vec<Program>,
+    #[arg(long, value_delimiter = ',', required = true)]
+    pass: Vec<Pass>,
+    /// Execute from an overlay's lower layer, as a container does
+    #[arg(long)]
+    overlay: bool,
+}
+
+/// Who measures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+enum Under {
+    None,
+    Cimad,
+    Ima,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Pass {
+    /// The same files again and again.
+    Warm,
+    /// Files that nobody ever executed.
+    First,
+}
+
+impl Under {
+    fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Cimad => "cimad",
+            Self::Ima => "ima",
+        }
+    }
+}
+
+/// How often a program is executed: before the clock runs, and in each block.
+struct Count {
+    warmup: usize,
+    blocks: usize,
+    runs: usize,
+}
+
+impl Pass {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Warm => "warm",
+            Self::First => "first",
+        }
+    }
+
+    fn count(self, program: Program) -> Count {
+        let (warmup, blocks, runs) = match (self, program) {
+            (Self::Warm, _) => (20, 6, 40),
+            // The first one maps the C library and the dynamic linker, too.
+            (Self::First, Program::Static) => (1, 12, 10),
+            (Self::First, Program::Libraries) => (1, 12, 3),
+        };
+        Count {
+            warmup,
+            blocks,
+            runs,
+        }
+    }
+
+    /// How many copies of the program that takes.
+    fn copies(self, count: &Count) -> usize {
+        match self {
+            Self::Warm => 1,
+            Self::First => count.warmup + count.blocks * count.runs,
+        }
+    }
+}
+
+/// One row of the table.
+#[derive(Clone, Copy)]
+struct Row {
+    under: Under,
+    program: Program,
+    pass: Pass,
+    overlay: bool,
+}
+
+impl Row {
+    fn directory(self) -> PathBuf {
+        let Self {
+            under,
+            program,
+            pass,
+            ..
+        } = self;
+        let leaf = format!("{}-{}", program.name(), pass.name());
+        Path::new(SCRATCH).join(under.name()).join(leaf)
+    }
+
+    fn copies(self) -> Copies {
+        let count = self.pass.count(self.program);
+        let count = self.pass.copies(&count);
+        Copies::make(self.program, &self.directory(), count, self.overlay)
+    }
+
+    /// Files that are mapped executable from the row's directory.
+    fn files(self) -> usize {
+        let count = self.pass.count(self.program);
+        self.pass.copies(&count) * self.program.files().len()
+    }
+}
+
+fn play(claims: &mut Claims, arguments: &[String]) {
+    let words = std::iter::once("bench-exec").chain(arguments.iter().map(String::as_str));
+    let mut asked = Arguments::try_parse_from(words).unwrap_or_else(|error| panic!("{error}"));
+    asked.under.sort_unstable();
+    let overlay = asked.overlay;
+    let mut rows = Vec::new();
+    for under in asked.under.iter().copied() {
+        let mine = asked.program.iter().flat_map(|&program| {
+            asked.pass.iter().map(move |&pass| Row {
+                under,
+                program,
+                pass,
+                overlay,
+            })
+        });
+        let mine: Vec<Row> = mine.collect();
+        rows.extend(match under {
+            Under::None => without(claims, &mine),
+            Under::Cimad => with_cimad(claims, &mine),
+            Under::Ima => with_ima(claims, &mine),
+        });
+    }
+    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let result = json!({ "kernel": kernel.trim(), "overlay": overlay, "rows": rows });
+    fs::write(RESULT, format!("{result:#}\n")).expect("/out can be written");
+}
+
+fn without(claims: &mut Claims, rows: &[Row]) -> Vec<Value> {
+    let mut told = Vec::new();
+    for &row in rows {
+        let timed = claims.claim(&title(row), || time(row, &row.copies(), || ()));
+        told.extend(timed.map(|blocks| tell(row, &blocks, json!({ "measured": 0 }))));
+    }
+    claims.claim("with no agent nothing is measured", || {
+        assert!(ima_lines(SCRATCH) == 0, "the kernel's IMA has a policy");
+    });
+    told
+}
+
+fn with_ima(claims: &mut Claims, rows: &[Row]) -> Vec<Value> {
+    claims.claim("cimad left nothing in the kernel", || {
+        let pins = fs::read_dir(PINS).expect("bpffs is mounted");
+        assert_eq!(pins.count(), 0, "pinned below {PINS}");
+    });
+    fs::write(format!("{IMA}/policy"), IMA_RULES).expect("IMA takes a policy");
+    let mut told = Vec::new();
+    for &row in rows {
+        let Some(blocks) = claims.claim(&title(row), || time(row, &row.copies(), || ())) else {
+            continue;
+        };
+        let measured = claims.claim("the kernel's IMA measured each file once", || {
+            let directory = row.directory();
+            let measured = ima_lines(directory.to_str().expect("a plain path"));
+            assert_eq!(measured, row.files(), "lines of {}", directory.display());
+            measured
+        });
+        told.push(tell(row, &blocks, json!({ "measured": measured })));
+    }
+    told
+}
+
+/// Entries of the kernel's list whose name is below `directory`.
+fn ima_lines(directory: &str) -> usize {
+    let list = fs::read_to_string(format!("{IMA}/ascii_runtime_measurements"));
+    let list = list.expect("the kernel's list can be read");
+    let below = format!(" {directory}/");
+    list.lines().filter(|line| line.contains(&below)).count()
+}
+
+fn with_cimad(claims: &mut Claims, rows: &[Row]) -> Vec<Value> {
+    let site = Site::shipped();
+    let agent = site.start();
+    let mut timed = Vec::new();
+    for &row in rows {
+        let claimed = claims.claim(&title(row), || time_agent(row, &site, &agent));
+        timed.extend(claimed.map(|(blocks, more)| (row, blocks, more)));
+    }
+    agent.stop();
+    claims.claim("the list is in the TPM", || site.verify().succeeded());
+    let list = List::read(&site);
+    claims.claim("no event was lost", || assert_eq!(list.losses, 0, "losses"));
+    let mut told = Vec::new();
+    for (row, blocks, mut more) in timed {
+        let (files, events) = list.below(&row.directory());
+        claims.claim(&format!("cimad measured each file, {}", title(row)), || {
+            assert_eq!(files, row.files(), "files in policy events");
+        });
+        more["measured"] = files.into();
+        more["events"] = events.into();
+        told.push(tell(row, &blocks, more));
+    }
+    told
+}
+
+/// [`time`], with what the agent does for it.
+fn time_agent(row: Row, site: &Site, agent: &Running<'_>) -> (Vec<f64>, Value) {
+    let copies = row.copies();
+    let mut cpu = Duration::ZERO;
+    let blocks = time(row, &copies, || {
+        site.caught_up();
+        cpu = agent.cpu();
+    });
+    let ended = Instant::now();
+    let after = site.caught_up().saturating_duration_since(ended);
+    let count = row.pass.count(row.program);
+    let runs = (count.blocks * count.runs) as f64;
+    let cpu = (agent.cpu() - cpu).as_secs_f64() * 1e6 / runs;
+    let more = json!({
+        "agent_cpu_us": cpu,
+        "caught_up_after_ms": after.as_secs_f64() * 1e3,
+    });
+    (blocks, more)
+}
+
+/// What cimad's list says.
+struct List {
+    losses: usize,
+    /// Files of policy events.
+    files: BTreeSet<String>,
+    /// Files of mapping events, each as often as it was said.
+    mappings: Vec<String>,
+}
+
+impl List {
+    fn read(site: &Site) -> Self {
+        let policy = site.policy_events();
+        let context = site.context_events();
+        let name = |(name, _): &(String, String)| {
+            name.strip_prefix("cima-exec:unregistered:")
+                .map(str::to_owned)
+        };
+        let path = |event: &Value| text(&event["mapping"]["file"]["path"]);
+        Self {
+            losses: policy
+                .iter()
+                .filter(|(name, _)| name.starts_with("cima-violation:loss"))
+                .count()
+                + context
+                    .iter()
+                    .filter(|event| !event["loss"].is_null())
+                    .count(),
+            files: policy.iter().filter_map(name).collect(),
+            mappings: context
+                .iter()
+                .map(path)
+                .filter(|path| !path.is_empty())
+                .collect(),
+        }
+    }
+
+    /// Files below a directory, and how often they were said to be mapped.
+    fn below(&self, directory: &Path) -> (usize, usize) {
+        let inside = |path: &&String| Path::new(path).starts_with(directory);
+        (
+            self.files.iter().filter(inside).count(),
+            self.mappings.iter().filter(inside).count(),
+        )
+    }
+}
+
+fn title(row: Row) -> String {
+    let Row {
+        under,
+        program,
+        pass,
+        ..
+    } = row;
+    format!("{} under {}, {}", program.name(), under.name(), pass.name())
+}
+
+/// A row as the host reads it: microseconds for one execution, a number a block.
+fn tell(row: Row, blocks: &[f64], more: Value) -> Value {
+    let count = row.pass.count(row.program);
+    let mut told = json!({
+        "under": row.under.name(),
+        "program": row.program.name(),
+        "pass": row.pass.name(),
+        "files": row.program.files().len(),
+        "runs": count.blocks * count.runs,
+        "blocks_us": blocks,
+    });
+    if let (Some(told), Value::Object(more)) = (told.as_object_mut(), more) {
+        told.extend(more);
+    }
+    told
+}
+
+/// Executes what the row says; microseconds for one execution, a number a block.
+/// `idle` is called between the warm-up and the rest.
+fn time(row: Row, copies: &Copies, idle: impl FnOnce()) -> Vec<f64> {
+    let count = row.pass.count(row.program);
+    let how = match row.pass {
+        Pass::Warm => "same",
+        Pass::First => "fresh",
+    };
+    let numbers = [count.warmup, count.blocks, count.runs].map(|n| n.to_string());
+    let path = copies.directory().to_str().expect("a plain path");
+    let [warmup, blocks, runs] = numbers.each_ref().map(String::as_str);
+    let load = Load::start(&["exec", path, how, warmup, blocks, runs]);
+    idle();
+    let told = load.go();
+    let ns = told.iter().map(|line| line.parse::<u64>());
+    let us = ns.map(|ns| ns.expect("a time in nanoseconds") as f64 / 1e3);
+    let blocks: Vec<f64> = us.map(|us| us / count.runs as f64).collect();
+    assert_eq!(blocks.len(), count.blocks, "blocks");
+    blocks
+}

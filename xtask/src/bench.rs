@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `cargo xtask bench`: what cima costs, as ratios to a named peer measured in the
+//! same run. Figures are judged here and nowhere else: no test is timed.
+//!
+//! One file per bench; `programs` compiles what they execute in the guest.
+
+mod events;
+mod exec;
+mod programs;
+
+use cima_guests::Series;
+
+use crate::error::{Error, Verdict};
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    bench: Option<Bench>,
+}
+
+#[derive(clap::Subcommand)]
+enum Bench {
+    /// What measuring adds to an execution, beside no agent and the kernel's IMA
+    Exec(exec::Args),
+    /// Events a second, from mapping to TPM, and memory
+    Events(events::Args),
+    /// Both, one after the other
+    All {
+        /// Kernel series: 6.1 or 6.12
+        #[arg(long, default_value_t = Series::V6_12)]
+        kernel: Series,
+        /// Print JSON instead of tables, a document each
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+pub(crate) fn run(args: &Args) -> Result<Verdict, Error> {
+    match &args.bench {
+        Some(Bench::Exec(args)) => exec::run(args),
+        Some(Bench::Events(args)) => events::run(args),
+        Some(Bench::All { kernel, json }) => {
+            let exec = exec::run(&exec::Args::usual(*kernel, *json))?;
+            let events = events::run(&events::Args::usual(*kernel, *json))?;
+            let good = [exec, events] == [Verdict::Good; 2];
+            Ok(Verdict::from_passed(good))
+        }
+        None => {
+            println!("exec     {}", exec::ABOUT);
+            println!("events   {}", events::ABOUT);
+            println!("all      both");
+            Ok(Verdict::Good)
+        }
+    }
+}
