@@ -6,6 +6,8 @@
 //! Back-pressure runs against the flow: a slow TPM makes the ledger's groups longer, then
 //! the kernel's ring buffer fills, then events are counted as lost. Nothing waits in between.
 
+mod handover;
+
 use std::{
     fs, io,
     os::fd::OwnedFd,
@@ -16,7 +18,7 @@ use std::{
 
 use cima_abi::Stat;
 use cima_policies::{MeasurementPolicy, PolicyError};
-use ima_log::{Digest, HashAlgorithm};
+use ima_log::HashAlgorithm;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::oneshot,
@@ -26,15 +28,13 @@ use tokio::{
 use crate::{
     clock,
     config::{Config, SinkKind},
-    ledger::{
-        Ledger, LedgerError, Message, Opened, Origin, Writer, WriterGone, WriterHandle, drain,
-    },
+    ledger::{Ledger, LedgerError, Message, Opened, Origin, Writer, WriterGone, WriterHandle},
     measure::{ContextEvent, PolicyEvent, SelfPart, loss, proto},
     metrics::{Metrics, MetricsError, Timed, serve},
     preflight,
     probes::{
-        Attached, BtfError, LoadError, Losses, Offsets, Probes, Queue, SelfTest, SelfTestError,
-        Set, Settings, Stats, namespaces_of, retire,
+        BtfError, LoadError, Losses, Offsets, Probes, SelfTest, SelfTestError, Settings, Stats,
+        namespaces_of,
     },
     sink::{NoSink, PcrSink, Sink, SinkError},
 };
@@ -42,6 +42,10 @@ use crate::{
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 /// How often the counters are looked at.
 const COUNTERS: Duration = Duration::from_secs(1);
+/// How long the TPM may take for one answer before the log says that it does.
+const SILENCE: Duration = Duration::from_secs(10);
+/// How long a stop may take. What is not written then is written by the next start.
+const STOP: Duration = Duration::from_secs(10);
 
 /// Why the daemon does not run.
 #[derive(Debug, thiserror::Error)]
@@ -146,14 +150,6 @@ pub async fn run(config: &Config, config_bytes: &[u8]) -> Result<(), DaemonError
     let sink = Box::new(Timed::new(sink(config)?, Arc::clone(&metrics)));
     let (mut ledger, opened) = Ledger::open(&config.state_dir, origin, sink, config.sink.pcr)?;
     report_opened(&opened, &ledger);
-    let (probes, queue) = go_on(attached, &mut ledger, &opened)?;
-    let losses = Losses::reported(ledger.losses());
-    serve(&config.listen().unwrap_or_default(), &metrics).await?;
-    let waker = queue.waker();
-    let (writer, queue) = Writer::start(ledger, Box::new(queue), Some(waker), Arc::clone(&metrics))
-        .map_err(doing("start a thread"))?;
-    let mut stopping = on_stop(writer.stopper()).map_err(doing("catch signals"))?;
-
     let digest = |bytes: &[u8]| HashAlgorithm::Sha256.digest(bytes);
     let parts = [
         (SelfPart::Binary, self_test.binary),
@@ -161,6 +157,13 @@ pub async fn run(config: &Config, config_bytes: &[u8]) -> Result<(), DaemonError
         (SelfPart::Config, digest(config_bytes)),
         (SelfPart::Policy, digest(&policy_bytes)),
     ];
+    let (probes, queue) = handover::go_on(attached, &mut ledger, &opened, &parts)?;
+    let losses = Losses::reported(ledger.losses());
+    serve(&config.listen().unwrap_or_default(), &metrics).await?;
+    let waker = queue.waker();
+    let (writer, queue) = Writer::start(ledger, Box::new(queue), Some(waker), Arc::clone(&metrics))
+        .map_err(doing("start a thread"))?;
+    let mut stopping = on_stop(writer.stopper()).map_err(doing("catch signals"))?;
     let mut daemon = Daemon {
         probes,
         queue,
@@ -168,8 +171,8 @@ pub async fn run(config: &Config, config_bytes: &[u8]) -> Result<(), DaemonError
         losses,
         stats: Stats::default(),
         metrics,
+        silent: false,
     };
-    daemon.introduce(&parts)?;
     notify(&[sd_notify::NotifyState::Ready]);
     tracing::info!("measuring");
 
@@ -179,7 +182,7 @@ pub async fn run(config: &Config, config_bytes: &[u8]) -> Result<(), DaemonError
     notify(&[sd_notify::NotifyState::Stopping]);
     let ended = result.and_then(|()| daemon.end());
     drop(daemon);
-    let ledger = writer.finish()?;
+    let ledger = writer.finish(STOP)?;
     ended?;
     tracing::info!(
         "stopped with {} entries in {}; the probes stay and queue what they see",
@@ -189,56 +192,6 @@ pub async fn run(config: &Config, config_bytes: &[u8]) -> Result<(), DaemonError
     Ok(())
 }
 
-/// Goes on where the list says that the kernel's queue was left: nothing is read twice, and
-/// what came while no agent ran is still there. What is not continuous is recorded.
-fn go_on(
-    attached: Attached,
-    ledger: &mut Ledger,
-    opened: &Opened,
-) -> Result<(Probes, Queue), DaemonError> {
-    let Attached {
-        probes,
-        mut queue,
-        before,
-    } = attached;
-    let last = ledger.queue();
-    let mut watched = matches!(opened, Opened::New);
-    for set in &before {
-        watched |= last.is_none_or(|last| last.id == set.id());
-        let twins = read_out(set, ledger, last, queue.id())?;
-        queue.expect_twins(twins);
-        set.remove()
-            .map_err(doing(format!("remove {}", set.dir().display())))?;
-    }
-    if let Some(last) = last.filter(|last| last.id == queue.id()) {
-        watched = queue.position() <= last.position;
-        queue.resume(last.position);
-    }
-    if !watched {
-        tracing::error!(
-            "the probes were not attached all the time since the last entry: what ran meanwhile is not known"
-        );
-        ledger.record_gap("unwatched")?;
-    }
-    Ok((probes, queue))
-}
-
-/// Detaches another agent's probes and writes what their queue holds; returns what they saw
-/// while the probes `since` (their id is when they were made) were attached, too.
-fn read_out(
-    set: &Set,
-    ledger: &mut Ledger,
-    last: Option<proto::Queue>,
-    since: u64,
-) -> Result<Vec<crate::probes::Event>, DaemonError> {
-    tracing::info!("taking over from the probes in {}", set.dir().display());
-    let mut queue = retire(set)?;
-    if let Some(last) = last.filter(|last| last.id == set.id()) {
-        queue.resume(last.position);
-    }
-    Ok(drain(ledger, &mut queue, since)?)
-}
-
 struct Daemon {
     probes: Probes,
     queue: WriterHandle,
@@ -246,6 +199,8 @@ struct Daemon {
     losses: Losses,
     stats: Stats,
     metrics: Arc<Metrics>,
+    /// Whether the log says that the TPM does not answer.
+    silent: bool,
 }
 
 impl Daemon {
@@ -264,6 +219,7 @@ impl Daemon {
                     if writer.is_finished() {
                         return Err(WriterGone.into());
                     }
+                    self.watch_tpm();
                     self.count()?;
                 }
                 _ = reload.recv() => self.reload(&config.policy)?,
@@ -272,29 +228,26 @@ impl Daemon {
         }
     }
 
-    /// The agent's own parts: listed once a boot each, named in full at every start.
-    fn introduce(&self, parts: &[(SelfPart, Digest)]) -> Result<(), DaemonError> {
-        let events = parts
-            .iter()
-            .map(|(part, digest)| PolicyEvent::agent(*part, digest))
-            .collect();
-        let parts = parts
-            .iter()
-            .map(|(part, digest)| proto::Part {
-                name: part.to_string(),
-                digest: digest.to_string(),
-            })
-            .collect();
-        let parts = proto::context_event::What::Parts(proto::Parts { parts });
-        self.say(events, Some(parts))
-    }
-
     /// The last losses; what is in the queue by now; a farewell.
     fn end(&mut self) -> Result<(), DaemonError> {
         self.count()?;
         let stop = proto::context_event::What::Stop(proto::Stop {});
         let farewell = ContextEvent::of_agent(clock::boot_ns(), stop);
         Ok(self.queue.send(Message::End(Box::new(farewell)))?)
+    }
+
+    /// Tells when the TPM does not answer: it may do so for ever, and nobody else notices.
+    fn watch_tpm(&mut self) {
+        let silence = self.metrics.silence().filter(|time| *time > SILENCE);
+        match silence {
+            Some(time) if !self.silent => tracing::error!(
+                "the TPM has not answered for {} s; events wait meanwhile",
+                time.as_secs()
+            ),
+            None if self.silent => tracing::info!("the TPM answers again"),
+            _ => {}
+        }
+        self.silent = silence.is_some();
     }
 
     /// Each new loss becomes a violation and a context event; the rest is for the metrics.

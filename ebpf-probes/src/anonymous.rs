@@ -6,16 +6,21 @@ use crate::{
     cache::{self, Digest, Report},
     content::ContentId,
     file::File,
-    record::{Event, How},
+    kernel::address,
+    record::{Event, How, emit_without_path},
     scope::InScope,
 };
+use core::mem::MaybeUninit;
+
 use aya_ebpf::bindings::file;
 
-/// Reports `how` of the program that the current process runs, by `emit`.
-#[inline(always)]
-pub fn report(who: &InScope, how: &How, emit: impl FnOnce(&Event) -> bool) {
+/// Reports `how` of the program that the current process runs. Without its path: of a
+/// program that is not the hook's own argument the kernel lets no path be made where a
+/// hook may sleep.
+#[inline(never)]
+pub fn report(who: &InScope, how: &How) {
     let program = who.task.program();
-    if program.is_null() {
+    if address(program).is_null() {
         // A kernel thread runs no program.
         return;
     }
@@ -32,11 +37,11 @@ pub fn report(who: &InScope, how: &How, emit: impl FnOnce(&Event) -> bool) {
     if cache::is_said(&what) {
         return;
     }
-    let heard = emit(&Event {
+    let heard = emit_without_path(&Event {
         who,
         file: File::new(program.cast::<file>()),
         how,
-        digest: &Digest::none(),
+        digest: Digest::none(&mut MaybeUninit::uninit()),
         error: 0,
         flags: 0,
     });

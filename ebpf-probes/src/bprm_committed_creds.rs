@@ -3,6 +3,8 @@
 //! the new address space in place, so that the arguments can be read from its
 //! stack. Sleepable for that reason. Seen on 6.1 and 6.12.
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::{bindings::linux_binprm, macros::lsm, programs::LsmContext};
 use cima_abi::Kind;
 
@@ -37,7 +39,7 @@ pub fn bprm_committed_creds(ctx: LsmContext) -> i32 {
             argc,
             ..How::new(Kind::Exec, 0, 0)
         },
-        digest: &Digest::none(),
+        digest: Digest::none(&mut MaybeUninit::uninit()),
         error: 0,
         flags: 0,
     });

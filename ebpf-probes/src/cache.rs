@@ -7,6 +7,8 @@
 //! not fit is none. Functions that need much stack have a frame of their own, here
 //! and elsewhere: a program and what it calls share 512 bytes.
 
+use core::mem::MaybeUninit;
+
 use cima_abi::{DIGEST_LEN, NO_HASH};
 
 use crate::{
@@ -28,13 +30,21 @@ pub struct Digest {
 }
 
 impl Digest {
+    /// No digest. Made where it is to lie, word by word: what the compiler would make of an
+    /// array's initial value is a loop over bytes.
     #[inline(always)]
-    pub fn none() -> Self {
-        Self {
-            clock: 0,
-            algo: u64::from(NO_HASH),
-            words: [0; DIGEST_LEN / 8],
-            seal: 0,
+    pub fn none(place: &mut MaybeUninit<Self>) -> &mut Self {
+        let digest = place.as_mut_ptr();
+        // SAFETY: every field of a live place is written before it is called a value.
+        unsafe {
+            for i in 0..DIGEST_LEN / 8 {
+                let word = (&raw mut (*digest).words).cast::<u64>().add(i);
+                word.write_volatile(0);
+            }
+            (*digest).clock = 0;
+            (*digest).seal = 0;
+            (*digest).algo = u64::from(NO_HASH);
+            &mut *digest
         }
     }
 
@@ -83,7 +93,7 @@ pub fn recall(id: &ContentId, clock: u64, digest: &mut Digest) -> bool {
     }
     let holds = digest.clock == clock && digest.seal == digest.seal(id);
     if !holds {
-        *digest = Digest::none();
+        digest.algo = u64::from(NO_HASH);
     }
     holds
 }

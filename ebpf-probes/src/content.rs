@@ -57,10 +57,7 @@ impl ContentId {
     /// nobody opened it for writing, truncated it or unmounted it in between.
     #[inline(always)]
     pub fn clock(&self) -> u64 {
-        let writes = WRITES.get(write_slot(self)).copied().unwrap_or(0);
-        let mounts = MOUNTS.get(mount_slot(self.sb)).copied().unwrap_or(0);
-        // Both only grow: the sum stands still only if both do.
-        writes.wrapping_add(mounts)
+        clock_of(slots(self))
     }
 
     /// Somebody may change the content from now on.
@@ -164,6 +161,21 @@ impl Content {
     pub fn is_cacheable(&self) -> bool {
         self.cacheable && !self.copied_up
     }
+}
+
+/// Where a content's clock is kept: a slot of the write clock and one of the mount clock.
+#[inline(always)]
+pub fn slots(id: &ContentId) -> u64 {
+    u64::from(write_slot(id)) | u64::from(mount_slot(id.sb)) << 32
+}
+
+/// The reading of the clock in these [`slots`].
+#[inline(always)]
+pub fn clock_of(slots: u64) -> u64 {
+    let writes = WRITES.get(slots as u32).copied().unwrap_or(0);
+    let mounts = MOUNTS.get((slots >> 32) as u32).copied().unwrap_or(0);
+    // Both only grow: the sum stands still only if both do.
+    writes.wrapping_add(mounts)
 }
 
 /// The file system at this address goes away; another may come to lie there.

@@ -3,7 +3,7 @@
 //! without the right to execute was not measured, and may have been written since; the
 //! hook cannot sleep, so nothing can be hashed here. Seen on 6.1 and 6.12.
 
-use core::ffi::c_void;
+use core::{ffi::c_void, mem::MaybeUninit};
 
 use aya_ebpf::{bindings::file, macros::lsm, programs::LsmContext};
 use cima_abi::Kind;
@@ -41,14 +41,14 @@ pub fn file_mprotect(ctx: LsmContext) -> i32 {
     };
     if address(mapped).is_null() {
         let how = How::new(Kind::Anonymous, prot as u32, 0);
-        anonymous::report(&who, &how, emit_without_path);
+        anonymous::report(&who, &how);
         return verdict;
     }
     emit_without_path(&Event {
         who: &who,
         file: File::new(mapped.cast::<file>()),
         how: &How::new(Kind::Mprotect, prot as u32, 0),
-        digest: &Digest::none(),
+        digest: Digest::none(&mut MaybeUninit::uninit()),
         error: 0,
         flags: 0,
     });

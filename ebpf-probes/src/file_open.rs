@@ -4,6 +4,8 @@
 //! overlayfs for its layers and its copy-up, nfsd, the kernel itself. Host-wide: a container's
 //! file may be written from outside. Seen on 6.1 and 6.12.
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::{bindings::file, macros::lsm, programs::LsmContext};
 use cima_abi::Kind;
 
@@ -40,7 +42,7 @@ pub fn file_open(ctx: LsmContext) -> i32 {
             who: &scope::anybody(),
             file,
             how: &How::new(Kind::Written, 0, 0),
-            digest: &Digest::none(),
+            digest: Digest::none(&mut MaybeUninit::uninit()),
             error: 0,
             flags: 0,
         });

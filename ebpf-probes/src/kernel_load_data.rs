@@ -6,11 +6,7 @@
 use aya_ebpf::{macros::lsm, programs::LsmContext};
 use cima_abi::Kind;
 
-use crate::{
-    anonymous,
-    record::{How, emit_without_path},
-    scope,
-};
+use crate::{anonymous, record::How, scope};
 
 /// `int kernel_load_data(enum kernel_load_data_id id, bool contents)`
 #[lsm(hook = "kernel_load_data")]
@@ -19,7 +15,7 @@ pub fn kernel_load_data(ctx: LsmContext) -> i32 {
     if let Some(who) = scope::current() {
         let id: u32 = ctx.arg(0);
         let how = How::new(Kind::KernelLoad, 0, u64::from(id));
-        anonymous::report(&who, &how, emit_without_path);
+        anonymous::report(&who, &how);
     }
     verdict
 }

@@ -4,7 +4,7 @@
 //! Hooks that measure: `mmap_file`, `bprm_check_security`, `kernel_read_file`, by way of
 //! `measure`. Hooks that report: `bprm_committed_creds`, `file_mprotect`, `kernel_load_data`.
 //! Hooks that keep the digest `cache` honest: `file_open`, `inode_setattr`,
-//! `sb_free_security`. `scope` says whose tasks count, `task`, `file` and `content` read the
+//! `sb_free_security`, and the notes of `memo`: those in `paths`. `scope` says whose tasks count, `task`, `file` and `content` read the
 //! kernel's structures, `record` puts one record into the ring buffer. Nothing here denies.
 
 #![no_std]
@@ -25,7 +25,9 @@ mod kernel_load_data;
 mod kernel_read_file;
 mod maps;
 mod measure;
+mod memo;
 mod mmap_file;
+mod paths;
 mod record;
 mod sb_free_security;
 mod scope;

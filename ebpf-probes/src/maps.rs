@@ -86,3 +86,9 @@ pub fn tick(counter: *mut u64) {
 pub fn scope() -> Option<&'static Scope> {
     SCOPE.get(0)
 }
+
+/// Tells scopes apart.
+#[inline(always)]
+pub fn scope_version() -> u64 {
+    scope().map_or(0, |scope| u64::from(scope.version))
+}

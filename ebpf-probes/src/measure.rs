@@ -8,6 +8,8 @@
 //! by whatever system call, moves the clock on. Who can write without opening has it open already,
 //! and is counted in `i_writecount` until the last mapping is gone.
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::{EbpfContext, helpers::generated::bpf_ima_file_hash};
 use aya_log_ebpf::debug;
 use cima_abi::{DIGEST_LEN, Kind, NS_COUNT, Stat, flag};
@@ -17,6 +19,7 @@ use crate::{
     content::{Content, ContentId},
     file::File,
     maps::count,
+    memo,
     record::{Event, How, emit},
     scope::InScope,
     siphash::SipHash,
@@ -46,9 +49,13 @@ fn of_content(who: &InScope, file: File, how: &How, rest: u64) -> Option<i32> {
     };
     content.find(&mut report.content, file);
     report.clock = report.content.clock();
-    let mut digest = Digest::none();
+    let mut place = MaybeUninit::uninit();
+    let digest = Digest::none(&mut place);
     let mut stable = content.is_cacheable() && !content.has_writer();
     if stable && rest != 0 && cache::is_said(&report) {
+        if how.kind as u8 == Kind::Map as u8 {
+            memo::note(file, &report);
+        }
         return None;
     }
     let mut flags = if content.copied_up {
@@ -57,17 +64,17 @@ fn of_content(who: &InScope, file: File, how: &How, rest: u64) -> Option<i32> {
         0
     };
     let mut error = 0;
-    if stable && cache::recall(&report.content, report.clock, &mut digest) {
+    if stable && cache::recall(&report.content, report.clock, digest) {
         count(Stat::CacheHit);
         flags |= flag::CACHED;
     } else {
-        error = take(file, &mut digest);
+        error = take(file, digest);
         count(Stat::Hashed);
         stable &= error == 0;
         if stable {
             // Before the last look, so that whoever opens it after that look finds it measured.
             digest.clock = report.clock;
-            cache::keep(&report.content, &mut digest);
+            cache::keep(&report.content, digest);
         }
         if report.content.clock() != report.clock || content.has_writer() {
             flags |= flag::WRITER;
@@ -81,7 +88,7 @@ fn of_content(who: &InScope, file: File, how: &How, rest: u64) -> Option<i32> {
         who,
         file,
         how,
-        digest: &digest,
+        digest,
         error,
         flags,
     });
@@ -116,9 +123,15 @@ fn describe(who: &InScope, file: File, kind: Kind) -> u64 {
     if who.flags & flag::SELF_TEST != 0 {
         return 0;
     }
-    let mut path = [0u64; PATH / 8];
+    let mut path = MaybeUninit::<[u64; PATH / 8]>::uninit();
+    let path: *mut u64 = path.as_mut_ptr().cast();
+    for i in 0..PATH / 8 {
+        // One store each: the compiler's own way to clear memory is a loop over bytes here.
+        // SAFETY: inside the buffer.
+        unsafe { path.add(i).write_volatile(0) };
+    }
     // SAFETY: the buffer has PATH bytes.
-    let length = unsafe { file.path((&raw mut path).cast(), PATH) };
+    let length = unsafe { file.path(path.cast(), PATH) };
     if length <= 0 || length > PATH as i64 {
         return 0;
     }
@@ -131,17 +144,19 @@ fn describe(who: &InScope, file: File, kind: Kind) -> u64 {
     }
     hash.word(who.task.mount_generation());
     hash.word(who.task.cgroup());
-    for (i, word) in path.iter().enumerate() {
+    for i in 0..PATH / 8 {
         let from = i * 8;
         if from >= length {
             break;
         }
+        // SAFETY: inside the buffer, all of which was written.
+        let word = unsafe { path.add(i).read() };
         // The kernel leaves what it does not need behind the path: that is not part of it.
         let rest = length - from;
         let word = if rest >= 8 {
-            *word
+            word
         } else {
-            *word & ((1 << (8 * rest)) - 1)
+            word & ((1 << (8 * rest)) - 1)
         };
         hash.word(word);
     }

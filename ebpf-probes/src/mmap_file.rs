@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! `security_mmap_file`: a file is about to be mapped. Sleepable, so that IMA may
-//! read and hash the whole file before the mapping exists. Memory without a file is
-//! reported by a program that cannot sleep: only there does the verifier let the
-//! path of the process's program be made. Seen on 6.1 and 6.12.
+//! read and hash the whole file before the mapping exists. Seen on 6.1 and 6.12.
 
 use aya_ebpf::{
     EbpfContext, bindings::file, helpers::generated::bpf_probe_read_kernel, macros::lsm,
@@ -13,8 +11,10 @@ use cima_abi::Kind;
 use crate::{
     anonymous,
     file::File,
+    maps::{Stat, count},
     measure::measure,
-    record::{How, emit},
+    memo,
+    record::How,
     scope,
 };
 
@@ -25,31 +25,24 @@ pub const PROT_EXEC: u64 = 4;
 pub fn mmap_file(ctx: LsmContext) -> i32 {
     let prot: u64 = ctx.arg(2);
     let verdict: i32 = ctx.arg(4);
-    if prot & PROT_EXEC == 0 {
+    if prot & PROT_EXEC == 0 || scope::is_host() {
         return verdict;
     }
     if has_no_file(&ctx) {
+        if let Some(who) = scope::current() {
+            let how = How::new(Kind::Anonymous, prot as u32, ctx.arg(3));
+            anonymous::report(&who, &how);
+        }
         return verdict;
     }
-    let Some(who) = scope::current() else {
+    let file = File::new(ctx.arg::<*const file>(0));
+    if memo::knows(file) {
+        count(Stat::Said);
         return verdict;
-    };
-    let how = How::new(Kind::Map, prot as u32, ctx.arg(3));
-    measure(&ctx, &who, File::new(ctx.arg::<*const file>(0)), &how);
-    verdict
-}
-
-/// The same hook, for memory without a file.
-#[lsm(hook = "mmap_file")]
-pub fn mmap_anonymous(ctx: LsmContext) -> i32 {
-    let prot: u64 = ctx.arg(2);
-    let verdict: i32 = ctx.arg(4);
-    if prot & PROT_EXEC != 0
-        && has_no_file(&ctx)
-        && let Some(who) = scope::current()
-    {
-        let how = How::new(Kind::Anonymous, prot as u32, ctx.arg(3));
-        anonymous::report(&who, &how, emit);
+    }
+    if let Some(who) = scope::current() {
+        let how = How::new(Kind::Map, prot as u32, ctx.arg(3));
+        measure(&ctx, &who, file, &how);
     }
     verdict
 }

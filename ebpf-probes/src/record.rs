@@ -7,8 +7,8 @@
 
 use aya_ebpf::helpers::generated::{bpf_copy_from_user, bpf_ktime_get_boot_ns};
 use cima_abi::{
-    ABI_VERSION, ARGS_LEN, DIGEST_LEN, Header, Kind, LONG_PATH, LongExec, LongMap, Loss,
-    SHORT_PATH, ShortExec, ShortMap, flag,
+    ABI_VERSION, ARGS_LEN, Header, Kind, LONG_PATH, LongExec, LongMap, Loss, NO_HASH, SHORT_PATH,
+    ShortExec, ShortMap, flag,
 };
 
 use crate::{
@@ -161,9 +161,12 @@ fn emit_as<R: Shape, const PATH: bool>(event: &Event) -> Result<bool, TooLong> {
         event.who.task.describe(header);
         (*header).hash_algo = event.digest.algo as u8;
         (*header).hash_error = event.error;
-        (&raw mut (*header).digest)
-            .cast::<[u64; DIGEST_LEN / 8]>()
-            .write(event.digest.words);
+        if event.digest.algo != u64::from(NO_HASH) {
+            let digest = (&raw mut (*header).digest).cast::<u64>();
+            for (i, word) in event.digest.words.iter().enumerate() {
+                digest.add(i).write_volatile(*word);
+            }
+        }
         (*header).args_len = 0;
         (*header).argc = event.how.argc;
         if R::ARGS {

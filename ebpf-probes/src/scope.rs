@@ -62,6 +62,17 @@ fn look() -> u32 {
     NOBODY
 }
 
+/// The common case on a host, decided by one comparison: a task in the host's mount
+/// namespace, while nothing there counts.
+#[inline(always)]
+pub fn is_host() -> bool {
+    maps::scope().is_none_or(|scope| {
+        scope.measure_host == 0
+            && scope.self_test_tgid == 0
+            && Task::current().mount_namespace() == scope.host_ns[Ns::Mnt as usize]
+    })
+}
+
 /// The current task, whoever it is.
 #[inline(always)]
 pub fn anybody() -> InScope {

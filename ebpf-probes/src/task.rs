@@ -2,9 +2,11 @@
 //! The current task: who it is, where it lives, whose child it is.
 
 use aya_ebpf::helpers::{
-    bpf_get_current_cgroup_id, bpf_get_current_comm, bpf_get_current_pid_tgid,
-    bpf_get_current_uid_gid,
-    generated::{bpf_get_current_task_btf, bpf_probe_read_kernel, bpf_probe_read_kernel_str},
+    bpf_get_current_cgroup_id, bpf_get_current_pid_tgid, bpf_get_current_uid_gid,
+    generated::{
+        bpf_get_current_comm, bpf_get_current_task_btf, bpf_probe_read_kernel,
+        bpf_probe_read_kernel_str,
+    },
 };
 use cima_abi::{ANCESTORS, Ancestor, CGROUP_LEN, COMM_LEN, Header, NS_COUNT, Ns, flag};
 
@@ -158,7 +160,8 @@ impl Task {
             (*header).session = load(self.0, &OFF_TASK_SESSION);
             (*header).mnt_generation = self.mount_generation();
             (*header).cgroup_id = self.cgroup();
-            (*header).comm = bpf_get_current_comm().unwrap_or([0; COMM_LEN]);
+            // Into the record itself; it cannot fail.
+            bpf_get_current_comm((&raw mut (*header).comm).cast(), COMM_LEN as u32);
             (*header).ns_tgid = self.ns_tgid(leader);
             self.ancestors(&raw mut (*header).ancestors);
             self.cgroup_path(header);
@@ -181,35 +184,30 @@ impl Task {
     /// Records the parents up to the initial task, which is its own parent.
     #[inline(always)]
     unsafe fn ancestors(&self, out: *mut [Ancestor; ANCESTORS]) {
-        let mut task = address(self.0);
+        let mut task = self.0;
+        let mut ended = false;
         for i in 0..ANCESTORS {
-            let parent = read_pointer(task, OFF_TASK_REAL_PARENT.load());
-            let ended = parent.is_null() || parent == task;
-            let leader = if ended {
-                core::ptr::null()
-            } else {
-                read_pointer(parent, OFF_TASK_GROUP_LEADER.load())
-            };
-            // SAFETY: `i` is below the array's length; the stores stay in the record.
+            // SAFETY: chains of loads from the current task; `i` is below the array's length,
+            // so the stores stay in the record.
             unsafe {
                 let slot = out.cast::<Ancestor>().add(i);
+                let parent: Object = load(task, &OFF_TASK_REAL_PARENT);
+                ended |= parent == task || parent.is_null();
                 (*slot).reserved = 0;
                 if ended {
-                    (*slot).start_ns = 0;
+                    // Nobody reads more of it.
                     (*slot).tgid = 0;
-                    (*slot).comm = [0; COMM_LEN];
                 } else {
-                    (*slot).start_ns = read(leader, OFF_TASK_START.load());
-                    (*slot).tgid = read(parent, OFF_TASK_TGID.load());
+                    let leader: Object = load(parent, &OFF_TASK_GROUP_LEADER);
+                    (*slot).start_ns = load(leader, &OFF_TASK_START);
+                    (*slot).tgid = load(parent, &OFF_TASK_TGID);
                     bpf_probe_read_kernel(
                         (&raw mut (*slot).comm).cast(),
                         COMM_LEN as u32,
                         leader.wrapping_add(OFF_TASK_COMM.load() as usize).cast(),
                     );
+                    task = parent;
                 }
-            }
-            if !ended {
-                task = parent;
             }
         }
     }

@@ -153,6 +153,7 @@ impl MeasurementPolicy {
             candidates,
             measure_host: self.measure_host.into(),
             self_test_tgid: 0,
+            version: 0,
         }
     }
 }

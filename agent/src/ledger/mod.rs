@@ -30,6 +30,7 @@ use std::{
     io,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use ima_log::{Entry, EntryError, HashAlgorithm, Replay};
@@ -80,6 +81,12 @@ pub enum LedgerError {
         "stopped while an entry could not be completed; it is completed at the next start ({0})"
     )]
     Interrupted(#[source] Box<LedgerError>),
+    /// Asked to stop while the TPM or the disk is slow or does not answer.
+    #[error(
+        "stopped with entries left to be written after {} s, since the TPM or the disk is slow or does not answer; they are in the intent and the kernel's queue, and written at the next start",
+        .0.as_secs()
+    )]
+    Unfinished(Duration),
 }
 
 /// What the agent says of itself in each `Start` event.
@@ -247,6 +254,11 @@ impl Ledger {
     /// events before that place are in the list.
     pub fn queue(&self) -> Option<proto::Queue> {
         self.told.queue()
+    }
+
+    /// When the list was begun, ns since boot.
+    pub fn began_ns(&self) -> Option<u64> {
+        self.told.began()
     }
 
     /// The losses that this boot's list reports, by cause and CPU, since a batch named

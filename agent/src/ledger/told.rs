@@ -20,6 +20,8 @@ pub(super) struct Told {
     seen: Seen,
     next_batch: u64,
     stopped: bool,
+    /// Time of the first event, ns since boot.
+    began: Option<u64>,
     queue: Option<proto::Queue>,
     losses: Losses,
     /// Time of the last event that is part of `losses`.
@@ -32,6 +34,7 @@ impl Default for Told {
             seen: Seen::new(GENERATION),
             next_batch: 0,
             stopped: true,
+            began: None,
             queue: None,
             losses: Losses::new(),
             loss_times: Losses::new(),
@@ -64,6 +67,7 @@ impl Told {
         }
         self.stopped = false;
         for event in batch.events {
+            self.began.get_or_insert(event.time_ns);
             self.stopped = matches!(event.what, Some(What::Stop(_)));
             if let Some(What::Loss(loss)) = event.what {
                 self.note_loss(event.time_ns, loss);
@@ -93,6 +97,10 @@ impl Told {
     /// Whether the last batch ends with the agent's farewell; true if there is no batch.
     pub(super) fn stopped(&self) -> bool {
         self.stopped
+    }
+
+    pub(super) fn began(&self) -> Option<u64> {
+        self.began
     }
 
     pub(super) fn queue(&self) -> Option<proto::Queue> {

@@ -27,11 +27,16 @@ use crate::{
 const GROUP: usize = 1000;
 /// How long an execution may wait for company. It is context: what is executed was measured
 /// when it was mapped, which waits for nothing.
-const LINGER: Duration = Duration::from_millis(500);
+const LINGER: Duration = Duration::from_secs(2);
 /// How long to wait before the disk or the TPM is tried again.
 const RETRY: Duration = Duration::from_secs(1);
+/// How long a record may be on its way into a queue that is given up.
+const UNWRITTEN: Duration = Duration::from_secs(2);
 /// How often a failure that lasts is reported.
 const REPORT: Duration = Duration::from_secs(30);
+/// How often the PCR is compared with the list when there is nothing to write: an extend
+/// by somebody else and a TPM that was reset are no error of any command.
+const CHECK: Duration = Duration::from_secs(60);
 
 /// Where events come from: the kernel's queue.
 pub trait Feed: Send {
@@ -135,6 +140,17 @@ impl Writer {
         waker: Option<Waker>,
         metrics: Arc<Metrics>,
     ) -> io::Result<(Self, WriterHandle)> {
+        Self::checking(ledger, feed, waker, metrics, CHECK)
+    }
+
+    /// [`Writer::start`], with how often the PCR is looked at.
+    pub(super) fn checking(
+        ledger: Ledger,
+        feed: Box<dyn Feed>,
+        waker: Option<Waker>,
+        metrics: Arc<Metrics>,
+        check: Duration,
+    ) -> io::Result<(Self, WriterHandle)> {
         let (messages, receiver) = channel();
         let stop = Arc::new(AtomicBool::new(false));
         let desk = Desk {
@@ -146,6 +162,8 @@ impl Writer {
             abandoned: false,
             stop: Arc::clone(&stop),
             metrics,
+            check,
+            checked: Instant::now(),
         };
         let thread = thread::Builder::new()
             .name("ledger".into())
@@ -165,12 +183,21 @@ impl Writer {
         move || stop.store(true, Ordering::Relaxed)
     }
 
-    /// Waits for the thread, which was told to end.
+    /// Waits for the thread, which was told to end, but not longer than `patience`: then the
+    /// thread is left alone, to end with the process.
     ///
     /// # Errors
-    /// The last group could not be completed.
-    pub fn finish(self) -> Result<Ledger, LedgerError> {
+    /// The last group could not be completed, or the thread waits for a disk or a TPM that
+    /// does not answer.
+    pub fn finish(self, patience: Duration) -> Result<Ledger, LedgerError> {
         self.stopper()();
+        let asked = Instant::now();
+        while !self.thread.is_finished() {
+            if asked.elapsed() > patience {
+                return Err(LedgerError::Unfinished(patience));
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
         match self.thread.join() {
             Ok(result) => result,
             Err(panic) => std::panic::resume_unwind(panic),
@@ -178,32 +205,46 @@ impl Writer {
     }
 }
 
-/// Writes everything that a queue still holds, and returns its events since `since_ns`.
+/// Writes what a queue holds from position `from` up to `end`, and returns its events since
+/// `since_ns`. Nothing is released: an agent that dies meanwhile leaves the same to the next.
 ///
 /// # Errors
 /// The disk or the TPM failed: what is not in the list is still in the queue.
 pub fn drain(
     ledger: &mut Ledger,
     feed: &mut dyn Feed,
+    (from, end): (u64, u64),
     since_ns: u64,
 ) -> Result<Vec<Event>, LedgerError> {
     let mut recent = Vec::new();
-    loop {
-        let mut group = Group::default();
-        while group.len() < GROUP
-            && let Some(event) = feed.read()
-        {
+    let mut last = Instant::now();
+    let mut group = Group::default();
+    while feed.position() < end {
+        if let Some(event) = feed.read() {
+            last = Instant::now();
             recent.extend(event.iter().filter(|e| e.time_ns >= since_ns).cloned());
-            group.add(event, ledger.boot_id());
+            if feed.position() > from {
+                group.add(event, ledger.boot_id());
+            }
+        } else if last.elapsed() < UNWRITTEN && feed.position() < end {
+            thread::sleep(Duration::from_millis(10));
+        } else {
+            break;
         }
-        if group.is_empty() {
-            return Ok(recent);
+        if group.len() >= GROUP {
+            commit(ledger, std::mem::take(&mut group), feed)?;
         }
-        let (events, mut batch) = group.take();
-        batch.set_queue(feed.id(), feed.position());
-        ledger.commit(&events, batch)?;
-        feed.release(feed.position());
     }
+    commit(ledger, group, feed)?;
+    Ok(recent)
+}
+
+fn commit(ledger: &mut Ledger, mut group: Group, feed: &dyn Feed) -> Result<(), LedgerError> {
+    let (events, mut batch) = group.take();
+    if !batch.is_empty() {
+        batch.set_queue(feed.id(), feed.position());
+    }
+    ledger.commit(&events, batch)
 }
 
 /// What is to be written next.
@@ -286,6 +327,9 @@ struct Desk {
     abandoned: bool,
     stop: Arc<AtomicBool>,
     metrics: Arc<Metrics>,
+    /// How often the PCR is looked at, and when it was last.
+    check: Duration,
+    checked: Instant,
 }
 
 impl Desk {
@@ -303,9 +347,11 @@ impl Desk {
                 }
                 self.write()?;
                 return Ok(self.ledger);
+            } else if self.checked.elapsed() >= self.check {
+                self.check()?;
             } else if let Err(error) = self.feed.wait(self.group.patience()) {
                 tracing::error!("the kernel's queue cannot be watched: {error}");
-                thread::sleep(LINGER);
+                thread::sleep(RETRY);
             }
         }
     }
@@ -366,17 +412,26 @@ impl Desk {
             .written(self.ledger.entries() - before, &seen_ns);
         Ok(())
     }
+
+    /// Whether the PCR still holds the list; if not, that is recorded.
+    fn check(&mut self) -> Result<(), LedgerError> {
+        let checked = persist(&mut self.ledger, &self.stop, &self.metrics, |ledger| {
+            ledger.check().map(drop)
+        });
+        self.checked = Instant::now();
+        checked
+    }
 }
 
-/// Commits, and while the disk or the TPM fails tries again until told to stop.
+/// Writes, and while the disk or the TPM fails tries again until told to stop.
 fn persist(
     ledger: &mut Ledger,
     stop: &AtomicBool,
     metrics: &Metrics,
-    commit: impl FnOnce(&mut Ledger) -> Result<(), LedgerError>,
+    write: impl FnOnce(&mut Ledger) -> Result<(), LedgerError>,
 ) -> Result<(), LedgerError> {
     let mut reported: Option<Instant> = None;
-    let mut result = commit(ledger);
+    let mut result = write(ledger);
     while let Err(error) = result {
         metrics.failing(true);
         if stop.load(Ordering::Relaxed) {

@@ -16,10 +16,13 @@ use super::{
     tests::fixture::{Tpm, event, list, names, open, replays},
 };
 use crate::{
-    measure::{ContextEvent, proto},
+    measure::{ContextEvent, decode_batch, proto},
     metrics::Metrics,
     probes::{Event, EventError},
 };
+
+/// How long a writer may take to end.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A queue in memory, whose records have a position each.
 #[derive(Clone, Default)]
@@ -101,14 +104,13 @@ fn record(kind: Kind, n: u8) -> Result<Event, EventError> {
 }
 
 fn start(dir: &Path, tpm: &Tpm, feed: &Fake) -> (Writer, WriterHandle) {
+    checking(dir, tpm, feed, Duration::from_secs(3600))
+}
+
+fn checking(dir: &Path, tpm: &Tpm, feed: &Fake, check: Duration) -> (Writer, WriterHandle) {
     let (ledger, _) = open(dir, tpm);
-    Writer::start(
-        ledger,
-        Box::new(feed.clone()),
-        None,
-        Arc::new(Metrics::default()),
-    )
-    .unwrap()
+    let (feed, metrics) = (Box::new(feed.clone()), Arc::new(Metrics::default()));
+    Writer::checking(ledger, feed, None, metrics, check).unwrap()
 }
 
 fn end(handle: &WriterHandle) {
@@ -144,7 +146,7 @@ fn what_is_in_the_queue_at_the_end_is_written_and_then_the_farewell() {
         feed.put(record(Kind::Exec, n));
     }
     end(&handle);
-    let ledger = writer.finish().unwrap();
+    let ledger = writer.finish(PATIENCE).unwrap();
     assert_eq!(feed.released(), 3);
     assert_eq!(ledger.queue().unwrap(), proto::Queue { id: 7, position: 3 });
     drop(ledger);
@@ -173,7 +175,7 @@ fn a_mapping_is_written_at_once_and_an_execution_waits_for_company() {
     feed.put(record(Kind::Exec, 6));
     eventually(|| feed.released() == 7);
     end(&handle);
-    writer.finish().unwrap();
+    writer.finish(PATIENCE).unwrap();
     assert!(replays(dir.path(), &tpm));
 }
 
@@ -189,7 +191,7 @@ fn nothing_is_released_before_the_tpm_has_it() {
     tpm.with(|state| state.gone = false);
     eventually(|| feed.released() == 1);
     end(&handle);
-    writer.finish().unwrap();
+    writer.finish(PATIENCE).unwrap();
     assert!(replays(dir.path(), &tpm));
 }
 
@@ -203,7 +205,10 @@ fn a_stop_does_not_wait_for_a_tpm_that_is_gone_and_leaves_the_rest_in_the_queue(
     feed.put(record(Kind::Map, 2));
     writer.stopper()();
     end(&handle);
-    assert!(matches!(writer.finish(), Err(LedgerError::Interrupted(_))));
+    assert!(matches!(
+        writer.finish(PATIENCE),
+        Err(LedgerError::Interrupted(_))
+    ));
     assert_eq!(feed.released(), 0, "the next agent reads it");
     tpm.with(|state| state.gone = false);
     let (ledger, opened) = open(dir.path(), &tpm);
@@ -220,12 +225,43 @@ fn a_stop_does_not_wait_for_a_tpm_that_is_gone_and_leaves_the_rest_in_the_queue(
 }
 
 #[test]
+fn a_stop_does_not_wait_for_a_tpm_that_hangs() {
+    let (dir, tpm, feed) = (tempfile::tempdir().unwrap(), Tpm::new(), Fake::default());
+    let (writer, handle) = start(dir.path(), &tpm, &feed);
+    tpm.with(|state| state.hangs = true);
+    feed.put(record(Kind::Map, 1));
+    end(&handle);
+    let ended = writer.finish(Duration::from_millis(200));
+    assert!(matches!(ended, Err(LedgerError::Unfinished(_))));
+    assert_eq!(feed.released(), 0, "the next agent reads it");
+    tpm.with(|state| state.hangs = false);
+    eventually(|| feed.released() == 1);
+}
+
+#[test]
+fn a_pcr_that_somebody_else_extends_is_noticed_though_there_is_nothing_to_write() {
+    let (dir, tpm, feed) = (tempfile::tempdir().unwrap(), Tpm::new(), Fake::default());
+    let (writer, handle) = checking(dir.path(), &tpm, &feed, Duration::from_millis(50));
+    std::thread::sleep(Duration::from_millis(200));
+    assert_eq!(
+        list(dir.path()).len(),
+        1,
+        "as long as it fits, nothing is said"
+    );
+    tpm.foreign();
+    let broken = |name: &String| name.starts_with("cima-violation:chain:");
+    eventually(|| names(dir.path()).iter().any(broken));
+    end(&handle);
+    writer.finish(PATIENCE).unwrap();
+}
+
+#[test]
 fn a_record_that_cannot_be_read_is_a_loss() {
     let (dir, tpm, feed) = (tempfile::tempdir().unwrap(), Tpm::new(), Fake::default());
     let (writer, handle) = start(dir.path(), &tpm, &feed);
     feed.put(Err(EventError::Kind(99)));
     end(&handle);
-    writer.finish().unwrap();
+    writer.finish(PATIENCE).unwrap();
     assert!(
         names(dir.path())
             .iter()
@@ -240,9 +276,30 @@ fn an_old_queue_is_read_out_in_groups_and_what_is_recent_is_returned() {
         feed.put(record(Kind::Exec, 1));
     }
     let (mut ledger, _) = open(dir.path(), &tpm);
-    assert_eq!(drain(&mut ledger, &mut feed, 1).unwrap().len(), 0);
-    assert_eq!((feed.released(), list(dir.path()).len()), (2500, 4));
+    let recent = drain(&mut ledger, &mut feed, (0, 2500), 1).unwrap();
+    assert_eq!((recent.len(), list(dir.path()).len()), (0, 4));
+    assert_eq!(ledger.queue().unwrap().position, 2500);
     feed.put(record(Kind::Exec, 1));
-    assert_eq!(drain(&mut ledger, &mut feed, 0).unwrap().len(), 1);
+    let recent = drain(&mut ledger, &mut feed, (0, 2501), 0).unwrap();
+    assert_eq!((recent.len(), list(dir.path()).len()), (1, 5));
+    assert_eq!(
+        feed.released(),
+        0,
+        "whoever comes after a kill reads it again"
+    );
     assert!(replays(dir.path(), &tpm));
+}
+
+#[test]
+fn of_an_old_queue_what_is_in_the_list_is_returned_and_not_written_again() {
+    let (dir, tpm, mut feed) = (tempfile::tempdir().unwrap(), Tpm::new(), Fake::default());
+    for _ in 0..3 {
+        feed.put(record(Kind::Exec, 1));
+    }
+    let (mut ledger, _) = open(dir.path(), &tpm);
+    let recent = drain(&mut ledger, &mut feed, (2, 3), 0).unwrap();
+    assert_eq!(recent.len(), 3);
+    let last = list(dir.path()).pop().unwrap();
+    let batch = decode_batch(last.fields().unwrap().payload.unwrap()).unwrap();
+    assert_eq!(batch.events.len(), 1, "the third");
 }

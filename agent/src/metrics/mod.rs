@@ -5,7 +5,11 @@
 
 mod serve;
 
-use std::{fmt::Write as _, time::Duration};
+use std::{
+    fmt::Write as _,
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
 
 use cima_abi::{Loss, Stat};
 use ima_log::{Digest, Entry};
@@ -47,6 +51,8 @@ pub struct Metrics {
     ring: Gauge,
     ring_room: Gauge,
     failing: Gauge,
+    /// When the TPM was asked what it has not answered yet, ns since boot; 0: nothing.
+    asked: AtomicU64,
 }
 
 impl std::fmt::Debug for Metrics {
@@ -72,6 +78,7 @@ impl Default for Metrics {
             ring: Gauge::default(),
             ring_room: Gauge::default(),
             failing: Gauge::default(),
+            asked: AtomicU64::new(0),
         };
         metrics.registered()
     }
@@ -182,6 +189,13 @@ impl Metrics {
         self.failing.set(failing.into());
     }
 
+    /// How long the TPM has been silent, if it was asked something.
+    pub(crate) fn silence(&self) -> Option<Duration> {
+        let asked = self.asked.load(Ordering::Relaxed);
+        let silent = crate::clock::boot_ns().saturating_sub(asked);
+        (asked != 0).then(|| Duration::from_nanos(silent))
+    }
+
     /// All of it, as text.
     pub fn text(&self) -> String {
         let mut text = String::new();
@@ -210,7 +224,7 @@ fn name(what: &What) -> &'static str {
     }
 }
 
-/// A sink whose extends are timed.
+/// A sink whose extends are timed, and whose silence is noticed.
 pub struct Timed {
     sink: Box<dyn Sink>,
     metrics: std::sync::Arc<Metrics>,
@@ -221,6 +235,15 @@ impl Timed {
     pub fn new(sink: Box<dyn Sink>, metrics: std::sync::Arc<Metrics>) -> Self {
         Self { sink, metrics }
     }
+
+    /// Asks the TPM, and lets everybody see that there is no answer yet.
+    fn asking<T>(&mut self, ask: impl FnOnce(&mut dyn Sink) -> T) -> T {
+        let asked = crate::clock::boot_ns().max(1);
+        self.metrics.asked.store(asked, Ordering::Relaxed);
+        let answer = ask(&mut *self.sink);
+        self.metrics.asked.store(0, Ordering::Relaxed);
+        answer
+    }
 }
 
 impl Sink for Timed {
@@ -229,12 +252,12 @@ impl Sink for Timed {
     }
 
     fn read(&mut self) -> Result<Vec<Digest>, SinkError> {
-        self.sink.read()
+        self.asking(|sink| sink.read())
     }
 
     fn extend(&mut self, entry: &Entry) -> Result<(), SinkError> {
         let started = std::time::Instant::now();
-        self.sink.extend(entry)?;
+        self.asking(|sink| sink.extend(entry))?;
         if self.sink.pcr().is_some() {
             self.metrics.extends.inc();
             self.metrics.extend.observe(started.elapsed().as_secs_f64());
@@ -243,6 +266,6 @@ impl Sink for Timed {
     }
 
     fn reopen(&mut self) -> Result<(), SinkError> {
-        self.sink.reopen()
+        self.asking(|sink| sink.reopen())
     }
 }

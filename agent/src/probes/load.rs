@@ -5,7 +5,7 @@
 
 use std::{
     collections::BTreeMap,
-    fs, io,
+    io,
     os::fd::AsRawFd,
     path::{Path, PathBuf},
     time::{Duration, Instant},
@@ -13,7 +13,7 @@ use std::{
 
 use aya::{
     Btf, Ebpf, EbpfError, EbpfLoader,
-    maps::{Array, Map, MapData, MapError, PerCpuArray, RingBuf},
+    maps::{Array, Map, MapData, MapError, PerCpuArray, RingBuf, loaded_maps},
     pin::PinError,
     programs::{
         Lsm, ProgramError, ProgramInfo,
@@ -33,12 +33,15 @@ use super::{
 
 /// The programs of the object and their hooks. Those that keep digests honest come before
 /// those that keep digests.
-const PROGRAMS: [(&str, &str); 10] = [
+const PROGRAMS: [(&str, &str); 13] = [
     ("file_open", "file_open"),
     ("inode_setattr", "inode_setattr"),
     ("sb_free_security", "sb_free_security"),
+    ("inode_rename", "inode_rename"),
+    ("move_mount", "move_mount"),
+    ("sb_pivotroot", "sb_pivotroot"),
+    ("sb_umount", "sb_umount"),
     ("mmap_file", "mmap_file"),
-    ("mmap_anonymous", "mmap_file"),
     ("bprm_check_security", "bprm_check_security"),
     ("kernel_read_file", "kernel_read_file"),
     ("kernel_load_data", "kernel_load_data"),
@@ -124,6 +127,18 @@ pub enum LoadError {
 pub struct Losses([Vec<u64>; LOSS_COUNT]);
 
 impl Losses {
+    /// What the counters say now.
+    fn of(counters: &PerCpuArray<MapData, u64>) -> Result<Self, LoadError> {
+        let mut losses = Self::default();
+        for cause in Loss::ALL {
+            let values = counters
+                .get(&(cause as u32), 0)
+                .map_err(bad_map(map::LOSSES))?;
+            losses.0[cause as usize] = values.iter().copied().collect();
+        }
+        Ok(losses)
+    }
+
     /// What agents before this one have reported of the same counters: cause and CPU to count.
     pub fn reported(counts: &BTreeMap<(String, u32), u64>) -> Self {
         let mut losses = Self::default();
@@ -198,8 +213,16 @@ pub struct Attached {
     pub probes: Probes,
     /// Their events.
     pub queue: Queue,
-    /// Sets of other agents that are still attached, to be [retired](retire).
+    /// Sets of agents before this one, oldest first, to be [retired](retire).
     pub before: Vec<Set>,
+}
+
+/// What a set still holds that is detached for good.
+pub struct Retired {
+    /// Its events.
+    pub queue: Queue,
+    /// Its loss counters.
+    pub losses: Losses,
 }
 
 /// Control over one set of probes. They stay attached when this is dropped.
@@ -221,14 +244,16 @@ impl Probes {
     pub fn attach(settings: &Settings<'_>, now_ns: u64) -> Result<Attached, LoadError> {
         let key = settings.key();
         let sets = Set::all(settings.pin_dir).map_err(bpffs("list", settings.pin_dir))?;
-        let (own, mut before): (Vec<_>, Vec<_>) =
-            sets.into_iter().partition(|set| set.key() == key);
+        let (own, mut before): (Vec<_>, Vec<_>) = sets
+            .into_iter()
+            .partition(|set| set.key() == key && is_attached(set));
         let mut own = own.into_iter().rev();
         let set = match own.next() {
             Some(set) => set,
             None => make(settings, &key, now_ns)?,
         };
         before.extend(own);
+        before.sort_by_key(Set::id);
         if settings.debug {
             forward_log(&set)?;
         }
@@ -250,8 +275,7 @@ impl Probes {
         }
         let self_test = RingBuf::try_from(Map::RingBuf(pinned(&set, map::SELF_TEST)?))
             .map_err(bad_map(map::SELF_TEST))?;
-        let losses = PerCpuArray::try_from(Map::PerCpuArray(pinned(&set, map::LOSSES)?))
-            .map_err(bad_map(map::LOSSES))?;
+        let losses = losses_of(&set)?;
         let stats = PerCpuArray::try_from(Map::PerCpuArray(pinned(&set, map::STATS)?))
             .map_err(bad_map(map::STATS))?;
         let scope =
@@ -277,6 +301,11 @@ impl Probes {
     /// # Errors
     /// The map cannot be written.
     pub fn set_scope(&mut self, scope: &Scope) -> Result<(), LoadError> {
+        let scope = Scope {
+            // Of this moment: an agent before this one may have set others.
+            version: crate::clock::boot_ns() as u32,
+            ..*scope
+        };
         self.scope.set(0, scope, 0).map_err(bad_map(map::SCOPE))
     }
 
@@ -304,15 +333,7 @@ impl Probes {
     /// # Errors
     /// The map cannot be read.
     pub fn losses(&self) -> Result<Losses, LoadError> {
-        let mut losses = Losses::default();
-        for cause in Loss::ALL {
-            let values = self
-                .losses
-                .get(&(cause as u32), 0)
-                .map_err(bad_map(map::LOSSES))?;
-            losses.0[cause as usize] = values.iter().copied().collect();
-        }
-        Ok(losses)
+        Losses::of(&self.losses)
     }
 
     /// The other counters now.
@@ -332,8 +353,19 @@ impl Probes {
     }
 }
 
-/// Loads the object, attaches and pins everything.
+/// Makes a set. In a thread of its own: reading the kernel's types takes some 20 MiB in small
+/// pieces, which the allocator gives back once a thread has nothing left, and otherwise keeps.
 fn make(settings: &Settings<'_>, key: &str, now_ns: u64) -> Result<Set, LoadError> {
+    let made = std::thread::scope(|scope| scope.spawn(|| pin_all(settings)).join());
+    match made {
+        Ok(made) => made?,
+        Err(panic) => std::panic::resume_unwind(panic),
+    }
+    Set::complete(settings.pin_dir, key, now_ns).map_err(bpffs("use", settings.pin_dir))
+}
+
+/// Loads the object, attaches and pins everything.
+fn pin_all(settings: &Settings<'_>) -> Result<(), LoadError> {
     let dir = Set::begin(settings.pin_dir).map_err(bpffs("use", settings.pin_dir))?;
     let mut ebpf = load(settings)?;
     for name in map::ALL {
@@ -345,7 +377,7 @@ fn make(settings: &Settings<'_>, key: &str, now_ns: u64) -> Result<Set, LoadErro
     for (program, hook) in PROGRAMS {
         attach(&mut ebpf, program, hook, &btf, &dir)?;
     }
-    Set::complete(settings.pin_dir, key, now_ns).map_err(bpffs("use", settings.pin_dir))
+    Ok(())
 }
 
 fn load(settings: &Settings<'_>) -> Result<Ebpf, LoadError> {
@@ -401,21 +433,32 @@ fn attach(
     Ok(())
 }
 
+fn losses_of(set: &Set) -> Result<PerCpuArray<MapData, u64>, LoadError> {
+    PerCpuArray::try_from(Map::PerCpuArray(pinned(set, map::LOSSES)?)).map_err(bad_map(map::LOSSES))
+}
+
+/// Whether every program of the set has its link: one that is being retired has none.
+fn is_attached(set: &Set) -> bool {
+    PROGRAMS
+        .iter()
+        .all(|(program, _)| set.link(program).exists())
+}
+
 fn queue_of(set: &Set) -> Result<Queue, LoadError> {
     Queue::open(pinned(set, map::EVENTS)?, set.id()).map_err(LoadError::Watch)
 }
 
-/// Detaches a set of another agent. What its queue still holds is to be read; then the
-/// set may be [removed](Set::remove).
+/// Detaches a set of another agent, if that has not been done. What it still holds is to be
+/// read; then the set may be [removed](Set::remove).
 ///
 /// # Errors
 /// It cannot be opened or detached.
-pub fn retire(set: &Set) -> Result<Queue, LoadError> {
-    let queue = queue_of(set)?;
+pub fn retire(set: &Set) -> Result<Retired, LoadError> {
+    let (queue, counters) = (queue_of(set)?, losses_of(set)?);
     let mut links = Vec::new();
-    for hook in fs::read_dir(set.dir()).map_err(bpffs("list", set.dir()))? {
-        let path = hook.map_err(bpffs("list", set.dir()))?.path();
-        if path.to_string_lossy().contains("/link-") {
+    for (program, _) in PROGRAMS {
+        let path = set.link(program);
+        if path.exists() {
             let link = PinnedLink::from_pin(&path).map_err(|source| LoadError::Link {
                 path,
                 source: Box::new(source),
@@ -424,21 +467,43 @@ pub fn retire(set: &Set) -> Result<Queue, LoadError> {
             links.extend(info.ok().map(|info| info.id()));
         }
     }
-    set.remove_links().map_err(bpffs("clear", set.dir()))?;
-    wait_until_gone(&links)?;
-    Ok(queue)
+    // Every program uses it: the kernel lets go of it when the last run of the last has ended.
+    let used = pinned(set, map::SCOPE).and_then(|map| map.info().map_err(bad_map(map::SCOPE)));
+    let used = used.ok().map(|info| info.id());
+    set.remove_but(&[map::EVENTS, map::LOSSES])
+        .map_err(bpffs("clear", set.dir()))?;
+    if !within(DETACHED, || !is_linked(&links)) {
+        return Err(LoadError::StillAttached);
+    }
+    if !within(DETACHED, || !used.is_some_and(is_loaded)) {
+        tracing::warn!("somebody holds the probes that were detached; they report no more");
+    }
+    Ok(Retired {
+        losses: Losses::of(&counters)?,
+        queue,
+    })
 }
 
-/// The kernel detaches in its own time: until then the programs may still report.
-fn wait_until_gone(links: &[u32]) -> Result<(), LoadError> {
+/// Whether one of these links is there.
+fn is_linked(links: &[u32]) -> bool {
+    loaded_links().any(|link| link.is_ok_and(|link| links.contains(&link.id())))
+}
+
+/// Whether the map is there.
+fn is_loaded(map: u32) -> bool {
+    loaded_maps().any(|loaded| loaded.is_ok_and(|loaded| loaded.id() == map))
+}
+
+/// The kernel detaches in its own time: waits until it is done.
+fn within(limit: Duration, done: impl Fn() -> bool) -> bool {
     let started = Instant::now();
-    while loaded_links().any(|link| link.is_ok_and(|link| links.contains(&link.id()))) {
-        if started.elapsed() > DETACHED {
-            return Err(LoadError::StillAttached);
+    while !done() {
+        if started.elapsed() > limit {
+            return false;
         }
         std::thread::sleep(Duration::from_millis(10));
     }
-    Ok(())
+    true
 }
 
 /// Detaches and removes every set below `pin_dir`, and says how many there were.

@@ -14,7 +14,7 @@ mod self_test;
 
 pub use btf::{BtfError, Offsets, VMLINUX};
 pub use event::{Breach, Event, EventError, Hash, How, Process, What};
-pub use load::{Attached, LoadError, Losses, Probes, Settings, Stats, retire, unload};
+pub use load::{Attached, LoadError, Losses, Probes, Retired, Settings, Stats, retire, unload};
 pub use pins::Set;
 pub use queue::{Queue, Waker};
 pub use self_test::{SelfTest, SelfTestError, namespaces_of};

@@ -6,6 +6,7 @@
 //!                      program-mmap_file …
 //!                      link-mmap_file …    what keeps a program attached
 //!           being-made/                    a set that is not complete
+//!           being-removed/                 a set that is not complete any more
 //! ```
 //! The key says what the set was made from, so that an agent knows its own. The id
 //! is the moment it was made, in nanoseconds since boot: it names the set's queue in the list.
@@ -18,6 +19,7 @@ use std::{
 };
 
 const BEING_MADE: &str = "being-made";
+const BEING_REMOVED: &str = "being-removed";
 
 /// A pinned set.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -94,23 +96,28 @@ impl Set {
         link(&self.dir, hook)
     }
 
-    /// Removes the links: once nobody else holds them, the programs are attached no more.
-    pub(super) fn remove_links(&self) -> io::Result<()> {
+    /// Removes all but these maps: once nobody else holds the links, the programs are
+    /// attached no more.
+    pub(super) fn remove_but(&self, maps: &[&str]) -> io::Result<()> {
+        let kept: Vec<_> = maps.iter().map(|name| self.map(name)).collect();
         for entry in fs::read_dir(&self.dir)? {
-            let entry = entry?;
-            if entry.file_name().to_string_lossy().starts_with("link-") {
-                fs::remove_file(entry.path())?;
+            let path = entry?.path();
+            if !kept.contains(&path) {
+                fs::remove_file(path)?;
             }
         }
         Ok(())
     }
 
-    /// Removes all of it.
+    /// Removes all of it, as if at once: nobody takes what is left for a set.
     ///
     /// # Errors
     /// The BPF file system refused.
     pub fn remove(&self) -> io::Result<()> {
-        remove(&self.dir)
+        let doomed = self.dir.with_file_name(BEING_REMOVED);
+        remove(&doomed)?;
+        fs::rename(&self.dir, &doomed)?;
+        remove(&doomed)
     }
 }
 
@@ -133,6 +140,7 @@ pub(super) fn remove_all(pin_dir: &Path) -> io::Result<usize> {
         set.remove()?;
     }
     remove(&pin_dir.join(BEING_MADE))?;
+    remove(&pin_dir.join(BEING_REMOVED))?;
     match fs::remove_dir(pin_dir) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(sets.len()),
@@ -157,12 +165,16 @@ mod tests {
         assert_eq!(Set::all(&pins).unwrap(), []);
         let begun = Set::begin(&pins).unwrap();
         fs::write(link(&begun, "mmap_file"), "").unwrap();
+        fs::write(map(&begun, "EVENTS"), "").unwrap();
         assert_eq!(Set::all(&pins).unwrap(), []);
         let set = Set::complete(&pins, "00ff", 0x123).unwrap();
         assert_eq!(Set::all(&pins).unwrap(), std::slice::from_ref(&set));
         assert_eq!((set.key(), set.id()), ("00ff", 0x123));
-        set.remove_links().unwrap();
-        assert!(!set.link("mmap_file").exists());
+        set.remove_but(&["EVENTS"]).unwrap();
+        assert!(!set.link("mmap_file").exists() && set.map("EVENTS").exists());
+        fs::create_dir(pins.join(BEING_REMOVED)).unwrap();
+        set.remove().unwrap();
+        assert_eq!(fs::read_dir(&pins).unwrap().count(), 0);
     }
 
     #[test]

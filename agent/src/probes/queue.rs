@@ -38,6 +38,8 @@ pub struct Queue {
     woken: Arc<OwnedFd>,
     /// Events of another set of probes that are in the list: each hides its twin here.
     twins: Vec<Event>,
+    /// When that set was detached, ns since boot: what came later has no twin.
+    twins_until: u64,
 }
 
 /// Ends the queue's waiting from another thread.
@@ -68,6 +70,7 @@ impl Queue {
             epoll,
             woken: Arc::new(woken),
             twins: Vec::new(),
+            twins_until: 0,
         })
     }
 
@@ -102,9 +105,11 @@ impl Queue {
     }
 
     /// These events are in the list already, reported by a set of probes that was attached
-    /// while this one was: each of them hides one such event of this queue.
-    pub fn expect_twins(&mut self, twins: Vec<Event>) {
+    /// while this one was, up to `until_ns` since boot: each of them hides one such event of
+    /// this queue.
+    pub fn expect_twins(&mut self, twins: Vec<Event>, until_ns: u64) {
         self.twins.extend(twins);
+        self.twins_until = self.twins_until.max(until_ns);
     }
 
     /// The next event. A record that cannot be read is its error, in its place.
@@ -121,6 +126,9 @@ impl Queue {
 
     /// Takes the twin of `event` off the list.
     fn is_known(&mut self, event: &Event) -> bool {
+        if event.time_ns > self.twins_until {
+            return false;
+        }
         let twin = self.twins.iter().position(|twin| twin.is_twin_of(event));
         if let Some(twin) = twin {
             self.twins.swap_remove(twin);

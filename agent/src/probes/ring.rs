@@ -64,9 +64,11 @@ impl<F: AsFd> Ring<F> {
         self.cursor
     }
 
-    /// Goes on at `position`, if that is ahead and the producer has been there.
+    /// Goes on at `position`, if that is ahead, the producer has been there and a record
+    /// may begin there.
     pub(super) fn skip_to(&mut self, position: u64) {
-        if position > self.cursor && position <= self.end() {
+        let aligned = position.is_multiple_of(HEADER);
+        if aligned && position > self.cursor && position <= self.end() {
             self.cursor = position;
             self.release(position);
         }
@@ -269,8 +271,10 @@ mod tests {
         let fake = Fake::new();
         let end = fake.put(0, 5, b"first");
         let mut ring = fake.ring();
-        ring.skip_to(end + 8);
-        assert_eq!(ring.cursor(), 0);
+        for wrong in [end + 8, end - 3] {
+            ring.skip_to(wrong);
+            assert_eq!(ring.cursor(), 0);
+        }
         ring.skip_to(end);
         assert_eq!((ring.cursor(), ring.fill()), (end, 0));
     }

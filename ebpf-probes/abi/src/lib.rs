@@ -378,6 +378,8 @@ pub struct Scope {
     pub measure_host: u32,
     /// This process and its children are reported with [`flag::SELF_TEST`]; 0: nobody.
     pub self_test_tgid: u32,
+    /// Differs from that of the scope before: what was decided under that one counts no more.
+    pub version: u32,
 }
 
 #[cfg(feature = "user")]
@@ -407,6 +409,11 @@ pub mod map {
     /// LRU hash: what has been reported.
     pub const SAID: &str = "SAID";
 
+    /// Inode storage: the last mapping of a file that needed no report.
+    pub const NOTES: &str = "NOTES";
+    /// Array of one u64: how often paths may have changed.
+    pub const PATHS: &str = "PATHS";
+
     /// Every map that a set of probes shares with the agents that come and go.
     pub const ALL: [&str; 9] = [
         EVENTS, LOSSES, SCOPE, SELF_TEST, STATS, WRITES, MOUNTS, DIGESTS, SAID,
@@ -431,5 +438,5 @@ const _: () = {
                 + ANCESTORS * size_of::<Ancestor>()
                 + CGROUP_LEN
     );
-    assert!(size_of::<Scope>() == 4 * (NS_COUNT + MAX_CANDIDATES + 2));
+    assert!(size_of::<Scope>() == 4 * (NS_COUNT + MAX_CANDIDATES + 3));
 };

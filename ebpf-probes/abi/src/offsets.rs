@@ -12,6 +12,8 @@ macro_rules! for_each_offset {
     ($m:ident) => {
         $m! {
             OFF_FILE_PATH: "file"."f_path";
+            OFF_FILE_DENTRY: "file"."f_path.dentry";
+            OFF_FILE_MOUNT: "file"."f_path.mnt";
             OFF_FILE_INODE: "file"."f_inode";
             OFF_FILE_MODE: "file"."f_mode";
             OFF_FILE_PRIVATE: "file"."private_data";
@@ -24,6 +26,7 @@ macro_rules! for_each_offset {
             OFF_INODE_WRITERS: "inode"."i_writecount";
             OFF_INODE_READERS: "inode"."i_readcount";
             OFF_DENTRY_INODE: "dentry"."d_inode";
+            OFF_DENTRY_HASH: "dentry"."d_name.hash_len";
             OFF_SHMEM_INODE: "shmem_inode_info"."vfs_inode";
             OFF_SHMEM_SEALS: "shmem_inode_info"."seals";
             OFF_SB_DEVICE: "super_block"."s_dev";

@@ -5,6 +5,8 @@ use std::{
     fs,
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
+    thread,
+    time::Duration,
 };
 
 use ima_log::{BinaryReader, Digest, Entry, HashAlgorithm};
@@ -31,6 +33,8 @@ pub(crate) struct State {
     pub(crate) fails_after: Option<u32>,
     /// Whether every command fails.
     pub(crate) gone: bool,
+    /// Whether extends wait for better times.
+    pub(crate) hangs: bool,
     /// Whether the failing extend is carried out before the answer is lost.
     pub(crate) extends_anyway: bool,
 }
@@ -42,6 +46,7 @@ impl Tpm {
             real: None,
             fails_after: None,
             gone: false,
+            hangs: false,
             extends_anyway: false,
         })))
     }
@@ -104,6 +109,9 @@ impl Sink for Tpm {
     }
 
     fn extend(&mut self, entry: &Entry) -> Result<(), SinkError> {
+        while self.with(|state| state.hangs) {
+            thread::sleep(Duration::from_millis(5));
+        }
         self.with(|state| {
             if state.gone {
                 return Err(SinkError::NoBank(PCR));
@@ -183,6 +191,7 @@ pub(crate) fn replays(dir: &Path, tpm: &Tpm) -> bool {
         real: None,
         fails_after: None,
         gone: false,
+        hangs: false,
         extends_anyway: false,
     };
     list(dir).iter().for_each(|entry| state.extend(entry));

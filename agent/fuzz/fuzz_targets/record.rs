@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A record of the kernel side, read and measured: no bytes make the agent fail, and what it
+//! says of any event can be listed and reads back.
+#![no_main]
+
+use cima_abi::{ABI_VERSION, Header, Kind};
+use cima_agent::{
+    containers::Identity,
+    measure::{Batch, PolicyEvent, batch_name, measure, proto::context_event::What, unescape},
+    probes::Event,
+};
+use cima_agent_fuzz::{batch_in_two_ways, json_of};
+use ima_log::{Entry, HashAlgorithm};
+use ima_log_fuzz::{line_of, record_of};
+use libfuzzer_sys::fuzz_target;
+
+const BOOT: &str = "8c2d2a94-3f0e-4a0b-9d6e-0a3f5ad0c1d2";
+
+fuzz_target!(|record: &[u8]| {
+    one(record);
+    // The same as a record of this version, of some kind, as long as a header at least.
+    let mut record = record.to_vec();
+    record.resize(record.len().max(size_of::<Header>()), 0);
+    record[..2].copy_from_slice(&ABI_VERSION.to_ne_bytes());
+    record[2] = Kind::ALL[usize::from(record[2]) % Kind::ALL.len()] as u8;
+    one(&record);
+});
+
+fn one(record: &[u8]) {
+    let Ok(event) = Event::parse(record) else {
+        return;
+    };
+    let identity = Identity::of(&event);
+    assert!(matches!(identity.container_id.len(), 0 | 64));
+    let measured = measure(&event, &identity, BOOT);
+    if let Some(said) = &measured.policy_event {
+        listed(said, event.path.as_deref());
+    }
+    let mut batch = Batch::new();
+    batch.push(measured.context);
+    let payload = batch.into_payload(7);
+    let read = batch_in_two_ways(&payload).expect("it is a batch");
+    let [event_read] = read.events.as_slice() else {
+        panic!("one event is one event");
+    };
+    let task = match &event_read.what {
+        Some(What::Execution(execution)) => &execution.task,
+        Some(What::Mapping(mapping)) => &mapping.task,
+        Some(What::Breach(breach)) => &breach.task,
+        other => panic!("{other:?} came from the kernel"),
+    };
+    assert_eq!(task.as_ref().map(|task| task.tid), Some(event.tid));
+    let entry = Entry::ima_buf(13, HashAlgorithm::Sha256, batch_name(7), &payload);
+    let _ = json_of(&entry.expect("a good name"));
+}
+
+/// A policy event is an entry in both forms, and names the path and nothing else.
+fn listed(said: &PolicyEvent, path: Option<&[u8]>) {
+    let payload = said.payload.as_bytes();
+    let entry = Entry::ima_buf(13, HashAlgorithm::Sha256, &said.name, payload).expect("no NUL");
+    assert_eq!(entry.check(), Ok(()));
+    record_of(&entry).expect("it has a record");
+    line_of(&entry).expect("it has a line");
+    assert_eq!(entry.fields().expect("checked").name, said.name.as_bytes());
+    assert!(payload.starts_with(b"v1;"));
+    let mut parts = said.name.splitn(4, ':');
+    let kind = parts.next();
+    if kind == Some("cima-violation") {
+        parts.next();
+    }
+    assert_eq!(parts.next(), Some("unregistered"));
+    let named = parts.collect::<Vec<_>>().join(":");
+    assert_eq!(unescape(&named).as_deref(), Some(path.unwrap_or_default()));
+}

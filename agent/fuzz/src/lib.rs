@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What the agent's fuzz targets share: a batch read in two ways, and a line of
+//! `cima log --json` as another program would read it.
+
+use cima_agent::{
+    fuzzing,
+    measure::{decode_batch, proto},
+    verify::{BatchView, Place},
+};
+use ima_log::Entry;
+use ima_log_fuzz::within;
+use serde_json::Value;
+
+/// Place of an entry whose place does not matter.
+pub const SOMEWHERE: Place = Place {
+    index: 0,
+    offset: 0,
+    segment: None,
+};
+
+/// The batch event by event is the batch as a whole; `None` if no agent wrote it.
+#[must_use]
+pub fn batch_in_two_ways(payload: &[u8]) -> Option<proto::Batch> {
+    let (view, whole) = (BatchView::of(payload)?, decode_batch(payload)?);
+    assert_eq!(view.seq(), whole.seq);
+    let mut events = view.events();
+    for event in &whole.events {
+        let view = events.next().expect("as many events");
+        assert_eq!(
+            view.identity.as_ref(),
+            referred(&whole.identities, event.identity)
+        );
+        assert_eq!(
+            view.lineage.as_ref(),
+            referred(&whole.lineages, event.lineage)
+        );
+        assert_eq!(view.event.as_ref(), Some(event));
+    }
+    assert!(events.next().is_none(), "no more events");
+    Some(whole)
+}
+
+/// The message of this number, which counts from one.
+fn referred<M>(messages: &[M], number: u32) -> Option<&M> {
+    messages.get(usize::try_from(number).ok()?.checked_sub(1)?)
+}
+
+/// The entry's JSON: one line of printable ASCII, whatever is in the entry, made in memory
+/// in proportion to the entry.
+#[must_use]
+pub fn json_of(entry: &Entry) -> Value {
+    let mut line = Vec::new();
+    let limit = (64 << 10) + 600 * entry.data.len();
+    within(limit, || {
+        fuzzing::json(SOMEWHERE, entry, &mut line).expect("a vector takes all of it");
+    });
+    assert!(line.iter().all(|byte| matches!(byte, b' '..=b'~')));
+    serde_json::from_slice(&line).expect("it is JSON")
+}
