@@ -112,6 +112,14 @@ pub fn keep(id: &ContentId, digest: &mut Digest) {
     let _ = DIGESTS.insert(id, &*digest, 0);
 }
 
+/// Remembers that a content was measured whose digest may not be kept: without a seal it
+/// is never recalled.
+#[inline(always)]
+pub fn mark(id: &ContentId, digest: &Digest) {
+    // Its seal is still 0, which fits no digest but by a chance of one in 2^64.
+    let _ = DIGESTS.insert(id, digest, 0);
+}
+
 /// Whether this was reported before.
 #[inline(always)]
 pub fn is_said(report: &Report) -> bool {

@@ -71,10 +71,12 @@ fn of_content(who: &InScope, file: File, how: &How, rest: u64) -> Option<i32> {
         error = take(file, digest);
         count(Stat::Hashed);
         stable &= error == 0;
+        // Before the last look, so that whoever opens it after that look finds it measured.
         if stable {
-            // Before the last look, so that whoever opens it after that look finds it measured.
             digest.clock = report.clock;
             cache::keep(&report.content, digest);
+        } else if error == 0 {
+            cache::mark(&report.content, digest);
         }
         if report.content.clock() != report.clock || content.has_writer() {
             flags |= flag::WRITER;

@@ -142,7 +142,9 @@ unsafe fn of(file: File, inode: Object, slots: u64, mut take: impl FnMut(usize, 
             u64::from(load::<u32>(pid, &OFF_PID_LEVEL)) | maps::scope_version() << 32,
         );
         take(5, number.of(dentry));
-        take(6, load(dentry, &OFF_DENTRY_HASH));
+        // The hash without the length behind it: 6.1's verifier takes the union for its first
+        // member, a structure of two numbers.
+        take(6, u64::from(load::<u32>(dentry, &OFF_DENTRY_HASH)));
         take(7, number.of(mount));
         take(8, PATHS.get(0).copied().unwrap_or(0));
         let mut real: Object = core::ptr::null();

@@ -5,9 +5,11 @@
 //!
 //! Exit codes: 0 every claim holds, 1 one does not, 2 it could not be asked.
 
+mod act;
 mod agent;
 mod claims;
 mod load;
+mod metrics;
 mod podman;
 mod process;
 mod scenarios;

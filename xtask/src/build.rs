@@ -62,9 +62,24 @@ pub(crate) fn build(parts: &[Part]) -> Result<(), Error> {
                 programs("cima-agent")?;
                 site_files()?;
             }
-            Part::Scenarios => programs("cima-scenarios")?,
+            Part::Scenarios => {
+                programs("cima-scenarios")?;
+                act()?;
+            }
         }
     }
+    Ok(())
+}
+
+/// Compiles what the scenarios do to files and memory inside containers, static: it
+/// finds no libraries there, and Rust lets nobody do most of it.
+fn act() -> Result<(), Error> {
+    let source = workspace::root().join("tests/act/act.c");
+    let program = workspace::stage().join("bin/cima-act");
+    let mut gcc = Command::new("gcc");
+    gcc.args(["-static", "-O2", "-Wall", "-Wextra", "-Werror", "-o"])
+        .args([&program, &source]);
+    cima_guests::run_tool("Compiling tests/act", &mut gcc)?;
     Ok(())
 }
 

@@ -79,9 +79,10 @@ pub(crate) fn fuzz(targets: &[String], seconds: u32) -> Result<(u32, u32), Error
         waiting.extend(wanted.into_iter().map(|name| Target { folder, name }));
     }
     let at_once = std::thread::available_parallelism().map_or(1, usize::from);
+    let names: Vec<&str> = waiting.iter().map(|target| target.name).collect();
     println!(
-        "Fuzzing {} targets for {seconds} s each, {at_once} at once.",
-        waiting.len()
+        "Fuzzing {} for {seconds} s each, {at_once} at once.",
+        names.join(", ")
     );
     let (mut running, mut passed, mut failed) = (Vec::new(), 0, 0);
     while !(waiting.is_empty() && running.is_empty()) {
@@ -90,8 +91,9 @@ pub(crate) fn fuzz(targets: &[String], seconds: u32) -> Result<(u32, u32), Error
         {
             running.push(target.start(seconds)?);
         }
-        cima_guests::check_interrupt()?;
         std::thread::sleep(Duration::from_millis(200));
+        // Before the targets are looked at: Ctrl-C ends them, too.
+        cima_guests::check_interrupt()?;
         let mut index = 0;
         while let Some(run) = running.get_mut(index) {
             match run.ended()? {

@@ -63,6 +63,8 @@ const SCENARIOS: &[Scenario] = &[
     scenario("boot", 4),
     scenario("measures", 6),
     scenario("edges", 5),
+    scenario("stale", 6),
+    scenario("blindspots", 4),
     scenario("lifecycle", 8),
     scenario("crash", 15),
     Scenario {

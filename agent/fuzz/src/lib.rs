@@ -34,6 +34,7 @@ pub fn batch_in_two_ways(payload: &[u8]) -> Option<proto::Batch> {
             view.lineage.as_ref(),
             referred(&whole.lineages, event.lineage)
         );
+        assert_eq!(view.file.as_ref(), referred(&whole.files, event.file));
         assert_eq!(view.event.as_ref(), Some(event));
     }
     assert!(events.next().is_none(), "no more events");

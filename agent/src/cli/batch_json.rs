@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A context batch as JSON: the schema's field names (`proto/cima.proto`), with three
-//! differences for the reader's sake: an event has its identity and ancestors in place, not their numbers;
+//! differences for the reader's sake: an event has its identity, ancestors and file in place, not their numbers;
 //! digests are hex; other bytes and texts are escaped as `entry_json` says.
 //!
 //! Every message is taken apart exhaustively: a new field of the schema is a compile
@@ -193,6 +193,7 @@ impl From<EventView<'_>> for Event {
             // In place, just below.
             identity: _,
             lineage: _,
+            file: _,
             what,
         }) = view.event
         else {
@@ -202,7 +203,7 @@ impl From<EventView<'_>> for Event {
                 what: unknown(),
             };
         };
-        let lineage = view.lineage.unwrap_or_default();
+        let (lineage, file) = (view.lineage.unwrap_or_default(), view.file);
         Self {
             time_ns: Some(time_ns),
             identity: view.identity.map(Identity::from),
@@ -210,15 +211,15 @@ impl From<EventView<'_>> for Event {
                 Some(What::Start(start)) => Said::Start(start.into()),
                 Some(What::Stop(proto::Stop {})) => Said::Stop {},
                 Some(What::Execution(execution)) => {
-                    Said::Execution(Execution::new(execution, lineage))
+                    Said::Execution(Execution::new(execution, lineage, file))
                 }
-                Some(What::Mapping(mapping)) => Said::Mapping(Mapping::new(mapping, lineage)),
+                Some(What::Mapping(mapping)) => Said::Mapping(Mapping::new(mapping, lineage, file)),
                 Some(What::Loss(proto::Loss { cause, cpu, count })) => Said::Loss(Loss {
                     cause: escaped(cause.as_bytes()),
                     cpu,
                     count,
                 }),
-                Some(What::Breach(breach)) => Said::Breach(Breach::new(breach, lineage)),
+                Some(What::Breach(breach)) => Said::Breach(Breach::new(breach, lineage, file)),
                 Some(What::Parts(proto::Parts { parts })) => {
                     Said::Parts(parts.into_iter().map(Part::from).collect())
                 }
@@ -368,10 +369,13 @@ impl From<proto::File> for File {
 }
 
 impl Execution {
-    fn new(execution: proto::Execution, lineage: proto::Lineage) -> Self {
+    fn new(
+        execution: proto::Execution,
+        lineage: proto::Lineage,
+        file: Option<proto::File>,
+    ) -> Self {
         let proto::Execution {
             task,
-            file,
             args,
             argc,
             args_truncated,
@@ -387,11 +391,14 @@ impl Execution {
 }
 
 impl Mapping {
-    fn new(mapping: proto::Mapping, lineage: proto::Lineage) -> Self {
+    fn new(
+        mapping: proto::Mapping,
+        lineage: proto::Lineage,
+        file: Option<proto::File>,
+    ) -> Self {
         let how = mapping.how;
         let proto::Mapping {
             task,
-            file,
             digest,
             algorithm,
             namespaced_digest,
@@ -422,10 +429,13 @@ impl Mapping {
 }
 
 impl Breach {
-    fn new(breach: proto::Breach, lineage: proto::Lineage) -> Self {
+    fn new(
+        breach: proto::Breach,
+        lineage: proto::Lineage,
+        file: Option<proto::File>,
+    ) -> Self {
         let proto::Breach {
             task,
-            file,
             kind,
             prot,
             map_flags,

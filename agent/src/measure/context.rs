@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Context events and the batches they travel in.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, hash::Hash};
 
 use cima_abi::{Ns, flag};
 use prost::Message as _;
@@ -9,7 +9,7 @@ use prost::Message as _;
 use super::namespaced::namespaced_digest;
 use crate::{
     containers::Identity,
-    probes::{self, Breach, Event, Hash, How, What},
+    probes::{self, Breach, Event, Hash as FileHash, How, What},
 };
 
 /// The schema's types, made from `proto/cima.proto`.
@@ -51,6 +51,7 @@ pub fn decode_batch(payload: &[u8]) -> Option<proto::Batch> {
 pub struct ContextEvent {
     identity: Option<Identity>,
     lineage: proto::Lineage,
+    file: Option<proto::File>,
     time_ns: u64,
     what: Said,
 }
@@ -61,6 +62,7 @@ impl ContextEvent {
         Self {
             identity: None,
             lineage: proto::Lineage::default(),
+            file: None,
             time_ns,
             what,
         }
@@ -75,7 +77,6 @@ impl ContextEvent {
                 truncated,
             } => Said::Execution(proto::Execution {
                 task: Some(task(event)),
-                file: Some(file(event)),
                 args: args.clone(),
                 argc: *argc,
                 args_truncated: *truncated,
@@ -90,6 +91,7 @@ impl ContextEvent {
             lineage: proto::Lineage {
                 ancestors: event.ancestors.iter().map(process).collect(),
             },
+            file: Some(file(event)),
             time_ns: event.time_ns,
             what,
         }
@@ -99,14 +101,13 @@ impl ContextEvent {
 fn measured(
     event: &Event,
     how: How,
-    hash: &Hash,
+    hash: &FileHash,
     identity: &Identity,
     boot_id: &str,
 ) -> proto::Mapping {
     use proto::mapping::How as Named;
     let mut mapping = proto::Mapping {
         task: Some(task(event)),
-        file: Some(file(event)),
         writer: event.flags & flag::WRITER != 0,
         copied_up: event.flags & flag::COPIED_UP != 0,
         ..Default::default()
@@ -119,13 +120,13 @@ fn measured(
         }
     }
     match hash {
-        Hash::Digest(digest) => {
+        FileHash::Digest(digest) => {
             mapping.digest = digest.bytes().to_vec();
             mapping.algorithm = digest.algorithm().name().to_owned();
             mapping.namespaced_digest = namespaced_digest(digest, identity, boot_id).to_vec();
         }
-        Hash::Unusable(number) => mapping.algorithm = format!("kernel:{number}"),
-        Hash::Failed(errno) => mapping.hash_error = *errno,
+        FileHash::Unusable(number) => mapping.algorithm = format!("kernel:{number}"),
+        FileHash::Failed(errno) => mapping.hash_error = *errno,
     }
     mapping
 }
@@ -134,7 +135,6 @@ fn breach(event: &Event, kind: Breach) -> proto::Breach {
     use proto::breach::Kind;
     let mut breach = proto::Breach {
         task: Some(task(event)),
-        file: Some(file(event)),
         ..Default::default()
     };
     let kind = match kind {
@@ -202,11 +202,12 @@ fn file(event: &Event) -> proto::File {
     }
 }
 
-/// Collects context events into one payload, each identity and each lineage once.
+/// Collects context events into one payload, each identity, lineage and file once.
 #[derive(Debug, Default)]
 pub struct Batch {
     identities: HashMap<Identity, u32>,
     lineages: HashMap<proto::Lineage, u32>,
+    files: HashMap<proto::File, u32>,
     batch: proto::Batch,
 }
 
@@ -226,30 +227,24 @@ impl Batch {
         let ContextEvent {
             identity,
             lineage,
+            file,
             time_ns,
             what,
         } = event;
         let identity = identity.map_or(0, |identity| self.identity(identity));
-        let lineage = self.lineage(lineage);
+        let lineage = if lineage.ancestors.is_empty() {
+            0
+        } else {
+            once(lineage, &mut self.batch.lineages, &mut self.lineages)
+        };
+        let file = file.map_or(0, |file| once(file, &mut self.batch.files, &mut self.files));
         self.batch.events.push(proto::ContextEvent {
             time_ns,
             identity,
             lineage,
+            file,
             what: Some(what),
         });
-    }
-
-    fn lineage(&mut self, lineage: proto::Lineage) -> u32 {
-        if lineage.ancestors.is_empty() {
-            return 0;
-        }
-        if let Some(number) = self.lineages.get(&lineage) {
-            return *number;
-        }
-        self.batch.lineages.push(lineage.clone());
-        let number = number(self.batch.lineages.len());
-        self.lineages.insert(lineage, number);
-        number
     }
 
     fn identity(&mut self, identity: Identity) -> u32 {
@@ -293,6 +288,17 @@ impl Batch {
         let _ = self.batch.encode(&mut payload);
         payload
     }
+}
+
+/// The number of `message` in the batch, which holds it once.
+fn once<M: Clone + Eq + Hash>(message: M, held: &mut Vec<M>, numbers: &mut HashMap<M, u32>) -> u32 {
+    if let Some(number) = numbers.get(&message) {
+        return *number;
+    }
+    held.push(message.clone());
+    let number = number(held.len());
+    numbers.insert(message, number);
+    number
 }
 
 /// Numbers count from one. A batch is cut long before 2^32: see the ledger's limit.

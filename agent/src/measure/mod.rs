@@ -25,6 +25,10 @@ use crate::{
     probes::{Breach, Event, Hash, What},
 };
 
+/// The file type in a mode, and that of a regular file: `include/uapi/linux/stat.h`.
+const S_IFMT: u32 = 0o170_000;
+const S_IFREG: u32 = 0o100_000;
+
 /// Everything that one kernel event says.
 #[derive(Debug)]
 pub struct Measured {
@@ -50,6 +54,11 @@ pub fn measure(event: &Event, identity: &Identity, boot_id: &str) -> Measured {
 
 fn measured(event: &Event, hash: &Hash) -> PolicyEvent {
     let path = event.path.as_deref();
+    let kind = event.file.mode & S_IFMT;
+    if kind != S_IFREG {
+        // The kernel hashes as many bytes as the size says: none of a device.
+        return violation(event, Violation::Hash, &format!("type={kind:o}"));
+    }
     let digest = match hash {
         Hash::Digest(digest) => digest,
         Hash::Unusable(algorithm) => {

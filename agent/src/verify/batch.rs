@@ -18,12 +18,15 @@ const EVENT: usize = 1 << 20;
 const IDENTITY: usize = 1 << 14;
 /// Bytes that one lineage may have: eight processes.
 const LINEAGE: usize = 1 << 12;
+/// Bytes that one file may have: a path is 4 KiB at most.
+const FILE: usize = 1 << 13;
 
-/// `Batch.seq`, `Batch.identities`, `Batch.events`, `Batch.lineages`.
+/// `Batch.seq`, `Batch.identities`, `Batch.events`, `Batch.lineages`, `Batch.files`.
 const SEQ: u32 = 1;
 const IDENTITIES: u32 = 2;
 const EVENTS_FIELD: u32 = 3;
 const LINEAGES: u32 = 5;
+const FILES: u32 = 6;
 
 /// A batch that is well formed on the outside.
 #[derive(Debug, Clone)]
@@ -31,6 +34,7 @@ pub struct BatchView<'a> {
     seq: u64,
     identities: Vec<&'a [u8]>,
     lineages: Vec<&'a [u8]>,
+    files: Vec<&'a [u8]>,
     body: &'a [u8],
 }
 
@@ -45,6 +49,8 @@ pub struct EventView<'a> {
     pub identity: Option<proto::Identity>,
     /// The ancestors it refers to.
     pub lineage: Option<proto::Lineage>,
+    /// The file it refers to.
+    pub file: Option<proto::File>,
 }
 
 impl<'a> BatchView<'a> {
@@ -53,18 +59,20 @@ impl<'a> BatchView<'a> {
     pub fn of(payload: &'a [u8]) -> Option<Self> {
         let body = payload.strip_prefix(PAYLOAD_PREFIX)?;
         let (mut seq, mut events) = (0, 0);
-        let (mut identities, mut lineages) = (Vec::new(), Vec::new());
+        let (mut identities, mut lineages, mut files) = (Vec::new(), Vec::new(), Vec::new());
         for field in Fields(body) {
             match field? {
                 (SEQ, Value::Varint(value)) => seq = value,
                 (IDENTITIES, Value::Bytes(bytes)) => identities.push(bytes),
                 (LINEAGES, Value::Bytes(bytes)) => lineages.push(bytes),
+                (FILES, Value::Bytes(bytes)) => files.push(bytes),
                 (EVENTS_FIELD, Value::Bytes(_)) => events += 1,
-                (SEQ | IDENTITIES | EVENTS_FIELD | LINEAGES, _) => return None,
+                (SEQ | IDENTITIES | EVENTS_FIELD | LINEAGES | FILES, _) => return None,
                 // A newer schema's field.
                 _ => {}
             }
-            if identities.len().max(lineages.len()).max(events) > EVENTS {
+            let tables = identities.len().max(lineages.len()).max(files.len());
+            if tables.max(events) > EVENTS {
                 return None;
             }
         }
@@ -72,6 +80,7 @@ impl<'a> BatchView<'a> {
             seq,
             identities,
             lineages,
+            files,
             body,
         })
     }
@@ -92,18 +101,13 @@ impl<'a> BatchView<'a> {
 
     fn event(&self, bytes: &'a [u8]) -> EventView<'a> {
         let event: Option<proto::ContextEvent> = decode(bytes, EVENT);
-        let (identity, lineage) = match &event {
-            Some(event) => (
-                referred(&self.identities, event.identity, IDENTITY),
-                referred(&self.lineages, event.lineage, LINEAGE),
-            ),
-            None => (None, None),
-        };
+        let of = event.as_ref();
         EventView {
             bytes,
+            identity: of.and_then(|of| referred(&self.identities, of.identity, IDENTITY)),
+            lineage: of.and_then(|of| referred(&self.lineages, of.lineage, LINEAGE)),
+            file: of.and_then(|of| referred(&self.files, of.file, FILE)),
             event,
-            identity,
-            lineage,
         }
     }
 }
@@ -208,6 +212,7 @@ mod tests {
                     time_ns: *time_ns,
                     identity: *identity,
                     lineage: *identity,
+                    file: *identity,
                     what: Some(proto::context_event::What::Stop(proto::Stop {})),
                 })
                 .collect(),
@@ -218,6 +223,13 @@ mod tests {
                         tgid: *tgid,
                         ..Default::default()
                     }],
+                })
+                .collect(),
+            files: identities
+                .iter()
+                .map(|inode| proto::File {
+                    inode: (*inode).into(),
+                    ..Default::default()
                 })
                 .collect(),
             queue: None,
@@ -243,6 +255,8 @@ mod tests {
                 prop_assert_eq!(view.identity.as_ref(), identity);
                 let lineage = index.and_then(|index| whole.lineages.get(index));
                 prop_assert_eq!(view.lineage.as_ref(), lineage);
+                let file = index.and_then(|index| whole.files.get(index));
+                prop_assert_eq!(view.file.as_ref(), file);
                 prop_assert_eq!(view.event, Some(event));
             }
         }

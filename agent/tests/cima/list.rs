@@ -91,15 +91,21 @@ impl List {
     }
 
     pub(crate) fn batch(&mut self, events: Vec<proto::ContextEvent>) {
-        self.batch_of(Vec::new(), events);
+        self.batch_of(Vec::new(), Vec::new(), events);
     }
 
-    fn batch_of(&mut self, identities: Vec<proto::Identity>, events: Vec<proto::ContextEvent>) {
+    fn batch_of(
+        &mut self,
+        identities: Vec<proto::Identity>,
+        files: Vec<proto::File>,
+        events: Vec<proto::ContextEvent>,
+    ) {
         let batch = proto::Batch {
             seq: self.next_batch,
             identities,
             events,
             lineages: Vec::new(),
+            files,
             queue: None,
         };
         let payload = [PAYLOAD_PREFIX, &batch.encode_to_vec()].concat();
@@ -116,20 +122,21 @@ impl List {
             container_id: "ab".repeat(32),
             ..Default::default()
         };
+        let file = proto::File {
+            path: b"/usr/bin/a b\xff".to_vec(),
+            ..Default::default()
+        };
         let mapping = proto::Mapping {
-            file: Some(proto::File {
-                path: b"/usr/bin/a b\xff".to_vec(),
-                ..Default::default()
-            }),
             digest: vec![0xab; 32],
             algorithm: "sha256".into(),
             ..Default::default()
         };
         let event = proto::ContextEvent {
             identity: 1,
+            file: 1,
             ..event(What::Mapping(mapping))
         };
-        self.batch_of(vec![identity], vec![event]);
+        self.batch_of(vec![identity], vec![file], vec![event]);
     }
 
     pub(crate) fn policy_event(&mut self, event: &PolicyEvent) {
@@ -207,6 +214,7 @@ fn event(what: What) -> proto::ContextEvent {
         time_ns: 5,
         identity: 0,
         lineage: 0,
+        file: 0,
         what: Some(what),
     }
 }

@@ -94,7 +94,9 @@ impl Pass {
 
     fn count(self, program: Program) -> Count {
         let (warmup, blocks, runs) = match (self, program) {
-            (Self::Warm, _) => (20, 6, 40),
+            // Several seconds: cimad writes executions down every two.
+            (Self::Warm, Program::Static) => (20, 6, 1000),
+            (Self::Warm, Program::Libraries) => (20, 6, 90),
             // The first one maps the C library and the dynamic linker, too.
             (Self::First, Program::Static) => (1, 12, 10),
             (Self::First, Program::Libraries) => (1, 12, 3),

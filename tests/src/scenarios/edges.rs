@@ -50,15 +50,20 @@ fn play(claims: &mut Claims, _arguments: &[String]) {
             perl(ANONYMOUS);
         },
     );
-    claims.claim("a program in a memfd is measured, and called one", || {
-        perl(MEMFD);
-        let event = mapping(&site, "/memfd:hidden (deleted)");
-        assert_eq!(event["file"]["memfd"], true, "{event}");
-        assert!(
-            site.policy_events()
-                .contains(&exec("/memfd:hidden%20(deleted)", &tac))
-        );
-    });
+    claims.claim(
+        "a program in a memfd that can still be written is a violation with its digest",
+        || {
+            perl(MEMFD);
+            let event = mapping(&site, "/memfd:hidden (deleted)");
+            assert_eq!(event["file"]["memfd"], true, "{event}");
+            assert_eq!(event["writer"], true, "{event}");
+            let wanted = (
+                "cima-violation:writer:unregistered:/memfd:hidden%20(deleted)".to_owned(),
+                format!("v1;writer;open;sha256:{tac}"),
+            );
+            assert!(site.policy_events().contains(&wanted));
+        },
+    );
     claims.claim("a deleted program is measured, with no links left", || {
         perl(DELETED);
         let event = mapping(&site, "/tmp/gone (deleted)");

@@ -33,7 +33,7 @@ const CONTAINERS: u32 = 1000;
 const FILES: u32 = 5;
 /// Containers at a time.
 const AT_ONCE: usize = 8;
-/// What cimad may hold, in KiB.
+/// What cimad may hold of its own, in KiB.
 const MEMORY: u64 = 40 * 1024;
 const SETTLE: Duration = Duration::from_secs(180);
 const DIR: &str = "/tmp/flood";
@@ -353,7 +353,7 @@ fn policy_events(entries: &[Value]) -> BTreeMap<String, Vec<String>> {
 
 fn memory(claims: &mut Claims, agent: &Running<'_>) {
     claims.claim(
-        "the most memory that cimad ever held is below 40 MiB",
+        "the most memory of its own that cimad held is below 40 MiB",
         || {
             let peak = agent.peak_memory();
             println!("     {peak} KiB");

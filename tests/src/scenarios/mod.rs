@@ -4,17 +4,20 @@
 
 mod bench_events;
 mod bench_exec;
+mod blindspots;
 mod boot;
 mod crash;
 mod demo;
 mod edges;
 mod faults;
 mod floods;
+mod handover;
 mod lifecycle;
 mod measures;
 mod powercut;
 mod refusals;
 mod selftest;
+mod stale;
 
 use crate::claims::Claims;
 
@@ -33,6 +36,8 @@ pub(crate) const ALL: &[Scenario] = &[
     measures::SCENARIO,
     demo::SCENARIO,
     edges::SCENARIO,
+    stale::SCENARIO,
+    blindspots::SCENARIO,
     lifecycle::SCENARIO,
     crash::SCENARIO,
     faults::SCENARIO,
