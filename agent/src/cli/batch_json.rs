@@ -391,11 +391,7 @@ impl Execution {
 }
 
 impl Mapping {
-    fn new(
-        mapping: proto::Mapping,
-        lineage: proto::Lineage,
-        file: Option<proto::File>,
-    ) -> Self {
+    fn new(mapping: proto::Mapping, lineage: proto::Lineage, file: Option<proto::File>) -> Self {
         let how = mapping.how;
         let proto::Mapping {
             task,
@@ -429,11 +425,7 @@ impl Mapping {
 }
 
 impl Breach {
-    fn new(
-        breach: proto::Breach,
-        lineage: proto::Lineage,
-        file: Option<proto::File>,
-    ) -> Self {
+    fn new(breach: proto::Breach, lineage: proto::Lineage, file: Option<proto::File>) -> Self {
         let proto::Breach {
             task,
             kind,

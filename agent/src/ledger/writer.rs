@@ -25,8 +25,8 @@ use crate::{
 
 /// Events in one group at most: bounds an entry's size and the memory of a flood.
 const GROUP: usize = 1000;
-/// How long an execution may wait for company. It is context: what is executed was measured
-/// when it was mapped, which waits for nothing.
+/// How long context may wait for company. What a verifier wants to know, such as the digest of
+/// a file that is new to the list, waits for nothing.
 const LINGER: Duration = Duration::from_secs(2);
 /// How long to wait before the disk or the TPM is tried again.
 const RETRY: Duration = Duration::from_secs(1);
@@ -254,7 +254,7 @@ struct Group {
     batch: Batch,
     /// When each mapped file was seen, ns since boot.
     seen_ns: Vec<u64>,
-    /// Whether a verifier waits for any of it.
+    /// Whether the agent itself has something to say, which waits for nothing.
     urgent: bool,
     /// When the first of it came.
     since: Option<Instant>,
@@ -287,8 +287,7 @@ impl Group {
         match event {
             Ok(event) => {
                 let measured = measure(&event, &Identity::of(&event), boot_id);
-                if event.is_urgent() {
-                    self.urgent = true;
+                if measured.policy_event.is_some() {
                     self.seen_ns.push(event.time_ns);
                 }
                 self.events.extend(measured.policy_event);
@@ -341,6 +340,8 @@ impl Desk {
             self.metrics.ring(waiting, room);
             if self.group.is_due() {
                 self.write()?;
+            } else if !self.group.events.is_empty() {
+                self.write_news()?;
             } else if self.is_at_end() {
                 if let Some((_, farewell)) = self.end.take() {
                     self.group.say(Vec::new(), Some(*farewell));
@@ -392,6 +393,21 @@ impl Desk {
             Some((end, _)) => self.feed.position() >= *end,
             None => self.abandoned,
         }
+    }
+
+    /// Commits what a verifier waits for, and leaves the context for later: it is as much
+    /// again to be extended. The records stay in the kernel's queue meanwhile; an agent that
+    /// reads them again finds that the news are in the list.
+    fn write_news(&mut self) -> Result<(), LedgerError> {
+        let events = std::mem::take(&mut self.group.events);
+        let seen_ns = std::mem::take(&mut self.group.seen_ns);
+        let before = self.ledger.entries();
+        persist(&mut self.ledger, &self.stop, &self.metrics, |ledger| {
+            ledger.commit(&events, Batch::new())
+        })?;
+        let entries = self.ledger.entries() - before;
+        self.metrics.written(entries, &seen_ns);
+        Ok(())
     }
 
     /// Commits the group, then lets the kernel have its room.

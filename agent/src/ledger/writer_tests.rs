@@ -16,7 +16,7 @@ use super::{
     tests::fixture::{Tpm, event, list, names, open, replays},
 };
 use crate::{
-    measure::{ContextEvent, decode_batch, proto},
+    measure::{Batch, ContextEvent, decode_batch, proto},
     metrics::Metrics,
     probes::{Event, EventError},
 };
@@ -156,27 +156,41 @@ fn what_is_in_the_queue_at_the_end_is_written_and_then_the_farewell() {
 }
 
 #[test]
-fn a_mapping_is_written_at_once_and_an_execution_waits_for_company() {
+fn what_a_verifier_waits_for_is_written_at_once_and_context_waits_for_company() {
     let (dir, tpm, feed) = (tempfile::tempdir().unwrap(), Tpm::new(), Fake::default());
     let (writer, handle) = start(dir.path(), &tpm, &feed);
     for n in 0..5 {
         feed.put(record(Kind::Exec, n));
     }
-    std::thread::sleep(Duration::from_millis(100));
-    assert_eq!(feed.released(), 0, "five executions wait");
     feed.put(record(Kind::Map, 5));
+    eventually(|| list(dir.path()).len() == 2);
+    assert_eq!(feed.released(), 0, "the context of all six waits");
     eventually(|| feed.released() == 6);
-    assert_eq!(
-        list(dir.path()).len(),
-        3,
-        "a start, a file, one batch: {:?}",
-        names(dir.path())
-    );
+    let names = names(dir.path());
+    assert_eq!(names.len(), 3, "a start, a file, one batch: {names:?}");
     feed.put(record(Kind::Exec, 6));
     eventually(|| feed.released() == 7);
     end(&handle);
     writer.finish(PATIENCE).unwrap();
     assert!(replays(dir.path(), &tpm));
+}
+
+#[test]
+fn an_agent_killed_between_news_and_context_says_neither_twice() {
+    let (dir, tpm, mut feed) = (tempfile::tempdir().unwrap(), Tpm::new(), Fake::default());
+    let (mut ledger, _) = open(dir.path(), &tpm);
+    ledger.commit(&[event(1)], Batch::new()).unwrap();
+    drop(ledger);
+    let (mut ledger, _) = open(dir.path(), &tpm);
+    ledger.commit(&[event(1)], Batch::new()).unwrap();
+    feed.put(record(Kind::Exec, 1));
+    drain(&mut ledger, &mut feed, (0, 1), 1).unwrap();
+    let names = names(dir.path());
+    let news = names
+        .iter()
+        .filter(|name| name.starts_with("cima-exec:"))
+        .count();
+    assert_eq!((news, names.len()), (1, 4), "{names:?}");
 }
 
 #[test]
@@ -213,13 +227,13 @@ fn a_stop_does_not_wait_for_a_tpm_that_is_gone_and_leaves_the_rest_in_the_queue(
     tpm.with(|state| state.gone = false);
     let (ledger, opened) = open(dir.path(), &tpm);
     assert!(
-        matches!(opened, Opened::Continued { completed: 2, .. }),
+        matches!(opened, Opened::Continued { completed: 1, .. }),
         "{opened:?}"
     );
     assert_eq!(
-        ledger.queue().unwrap().position,
-        1,
-        "and begins behind the first"
+        ledger.queue(),
+        None,
+        "from the first on: its context is missing"
     );
     assert!(replays(dir.path(), &tpm));
 }

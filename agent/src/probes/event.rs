@@ -224,11 +224,6 @@ impl Event {
         ) && (&self.what, &self.path) == (&other.what, &other.path)
     }
 
-    /// Whether it may wait: an execution is context, anything else is for the verifier.
-    pub fn is_urgent(&self) -> bool {
-        !matches!(self.what, What::Exec { .. })
-    }
-
     /// Whether the agent's self-test caused it.
     pub fn is_self_test(&self) -> bool {
         self.flags & flag::SELF_TEST != 0
