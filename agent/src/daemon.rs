@@ -30,7 +30,7 @@ use crate::{
     config::{Config, SinkKind},
     ledger::{Ledger, LedgerError, Message, Opened, Origin, Writer, WriterGone, WriterHandle},
     measure::{ContextEvent, PolicyEvent, SelfPart, loss, proto},
-    metrics::{Metrics, MetricsError, Timed, serve},
+    metrics::{Metrics, Timed, serve},
     preflight,
     probes::{
         BtfError, LoadError, Losses, Offsets, Probes, SelfTest, SelfTestError, Settings, Stats,
@@ -65,9 +65,6 @@ pub enum DaemonError {
     /// Another cimad has the list or the probes.
     #[error("another cimad runs on {}", .0.display())]
     Running(PathBuf),
-    /// See [`MetricsError`].
-    #[error(transparent)]
-    Metrics(#[from] MetricsError),
     /// See [`PolicyError`].
     #[error("{}: {source}", path.display())]
     Policy {
@@ -159,7 +156,11 @@ pub async fn run(config: &Config, config_bytes: &[u8]) -> Result<(), DaemonError
     ];
     let (probes, queue) = handover::go_on(attached, &mut ledger, &opened, &parts)?;
     let losses = Losses::reported(ledger.losses());
-    serve(&config.listen().unwrap_or_default(), &metrics).await?;
+    let listen = config.listen().unwrap_or_default();
+    if let Err(error) = serve(&listen, &metrics).await {
+        // Measuring matters more.
+        tracing::error!("{error}; going on without");
+    }
     let waker = queue.waker();
     let (writer, queue) = Writer::start(ledger, Box::new(queue), Some(waker), Arc::clone(&metrics))
         .map_err(doing("start a thread"))?;

@@ -14,6 +14,8 @@ use crate::{
 
 /// The oldest kernel whose hooks and helpers the probes were built for.
 const OLDEST: (u32, u32) = (6, 1);
+/// The newest whose structures the probes know: overlayfs keeps its files otherwise from 6.13 on.
+const NEWEST: (u32, u32) = (6, 12);
 /// Active LSMs, comma-separated.
 const LSM: &str = "/sys/kernel/security/lsm";
 /// The kernel's own IMA.
@@ -28,8 +30,8 @@ pub enum Missing {
     /// Not privileged.
     #[error("cimad must run as root: it loads BPF programs and opens the TPM")]
     Root,
-    /// Too old.
-    #[error("this kernel is {release}; cima needs Linux {major}.{minor} or newer", major = OLDEST.0, minor = OLDEST.1)]
+    /// Too old or too new.
+    #[error("this kernel is {release}; cima knows Linux {}.{} to {}.{}", OLDEST.0, OLDEST.1, NEWEST.0, NEWEST.1)]
     Kernel {
         /// `uname -r`.
         release: String,
@@ -108,6 +110,12 @@ pub fn check(config: &Config) -> Report {
     report
         .missing
         .extend(checks.into_iter().filter_map(Result::err));
+    // The first entry is the boot's own, without any policy.
+    if kernel_ima_entries().is_some_and(|entries| entries > 1) {
+        report.warnings.push(
+            "the kernel's own IMA measures by a policy: it may answer with digests that it keeps, which can be older than a file's content".into(),
+        );
+    }
     if config.sink.kind == SinkKind::Pcr {
         match tpm(config) {
             Ok(Some(warning)) => {
@@ -140,7 +148,7 @@ fn kernel() -> Result<(), Missing> {
 }
 
 fn supported(release: &str) -> Result<(), Missing> {
-    if version(release).is_some_and(|version| version >= OLDEST) {
+    if version(release).is_some_and(|version| (OLDEST..=NEWEST).contains(&version)) {
         return Ok(());
     }
     Err(Missing::Kernel {
@@ -235,12 +243,13 @@ mod tests {
         assert!(version("5.10.0").unwrap() < OLDEST && version("6.12").unwrap() > OLDEST);
     }
     #[test]
-    fn an_old_kernel_is_named_with_what_is_needed() {
+    fn a_kernel_that_is_not_known_is_named_with_those_that_are() {
         assert!(supported("6.1.0-47-amd64").is_ok());
         assert_eq!(
             supported("5.10.0-30-amd64").unwrap_err().to_string(),
-            "this kernel is 5.10.0-30-amd64; cima needs Linux 6.1 or newer"
+            "this kernel is 5.10.0-30-amd64; cima knows Linux 6.1 to 6.12"
         );
+        assert!(supported("6.13.1").is_err());
         assert!(supported("garbage").is_err());
     }
 }

@@ -29,7 +29,7 @@ pub fn report(who: &InScope, how: &How) {
         content: ContentId {
             sb: 0,
             inode: u64::from(who.task.tgid()),
-            generation: how.kind as u64,
+            generation: how.kind as u64 | how.id() << 8,
         },
         clock: who.task.start(),
         rest: 0,

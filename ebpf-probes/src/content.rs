@@ -34,8 +34,9 @@ const F2FS: u64 = 0xf2f5_2010;
 const SQUASHFS: u64 = 0x7371_7368;
 const EROFS: u64 = 0xe0f5_e1e2;
 
-/// `F_SEAL_WRITE | F_SEAL_FUTURE_WRITE`, `include/uapi/linux/fcntl.h`.
-const SEALED: u32 = 0x08 | 0x10;
+/// `F_SEAL_WRITE`, `include/uapi/linux/fcntl.h`. Not `F_SEAL_FUTURE_WRITE`, which leaves the
+/// writable mappings that there are.
+const SEALED: u32 = 0x08;
 
 /// `struct ovl_inode` (`fs/overlayfs/ovl_entry.h`, 6.1 and 6.12) has `flags` eight bytes before
 /// its `vfs_inode` and `__upperdentry` right behind it.

@@ -87,6 +87,12 @@ pub fn scope() -> Option<&'static Scope> {
     SCOPE.get(0)
 }
 
+/// Tells the lists apart that reports were made to.
+#[inline(always)]
+pub fn epoch() -> u64 {
+    scope().map_or(0, |scope| u64::from(scope.epoch))
+}
+
 /// Tells scopes apart.
 #[inline(always)]
 pub fn scope_version() -> u64 {

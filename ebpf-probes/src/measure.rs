@@ -18,7 +18,7 @@ use crate::{
     cache::{self, Digest, Report},
     content::{Content, ContentId},
     file::File,
-    maps::count,
+    maps::{self, count},
     memo,
     record::{Event, How, emit},
     scope::InScope,
@@ -52,7 +52,8 @@ fn of_content(who: &InScope, file: File, how: &How, rest: u64) -> Option<i32> {
     let mut place = MaybeUninit::uninit();
     let digest = Digest::none(&mut place);
     let mut stable = content.is_cacheable() && !content.has_writer();
-    if stable && rest != 0 && cache::is_said(&report) {
+    // A content that `file_open` would not know as measured is looked at again.
+    if stable && rest != 0 && cache::is_said(&report) && cache::was_measured(&report.content) {
         if how.kind as u8 == Kind::Map as u8 {
             memo::note(file, &report);
         }
@@ -144,6 +145,7 @@ fn describe(who: &InScope, file: File, kind: Kind) -> u64 {
     for pair in 0..NS_COUNT / 2 {
         hash.word(u64::from(ns[2 * pair]) | u64::from(ns[2 * pair + 1]) << 32);
     }
+    hash.word(maps::epoch());
     hash.word(who.task.mount_generation());
     hash.word(who.task.cgroup());
     for i in 0..PATH / 8 {

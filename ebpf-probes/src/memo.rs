@@ -26,15 +26,15 @@ use crate::{
     file::{File, OVERLAYFS_SUPER_MAGIC},
     kernel::{
         Number, OFF_CRED_USER_NS, OFF_DENTRY_HASH, OFF_FILE_DENTRY, OFF_FILE_INODE, OFF_FILE_MOUNT,
-        OFF_FILE_PRIVATE, OFF_INODE_SB, OFF_INODE_WRITERS, OFF_MNT_SEQ, OFF_NSPROXY_MNT,
-        OFF_PID_LEVEL, OFF_SB_MAGIC, OFF_TASK_CRED, OFF_TASK_NSPROXY, OFF_TASK_THREAD_PID, Object,
-        load, read, read_pointer,
+        OFF_FILE_PRIVATE, OFF_FS_ROOT_DENTRY, OFF_FS_ROOT_MOUNT, OFF_INODE_SB, OFF_INODE_WRITERS,
+        OFF_MNT_SEQ, OFF_NSPROXY_MNT, OFF_PID_LEVEL, OFF_SB_MAGIC, OFF_TASK_CRED, OFF_TASK_FS,
+        OFF_TASK_NSPROXY, OFF_TASK_THREAD_PID, Object, load, read, read_pointer,
     },
     maps::{self, tick},
 };
 
 /// What a mapping is like.
-const WORDS: usize = 11;
+const WORDS: usize = 13;
 
 #[repr(C)]
 pub struct Note {
@@ -155,6 +155,10 @@ unsafe fn of(file: File, inode: Object, slots: u64, mut take: impl FnMut(usize, 
         }
         take(9, real as u64);
         take(CLOCK, clock_of(slots));
+        // A path is what leads there from the task's root.
+        let fs: Object = load(task, &OFF_TASK_FS);
+        take(11, number.of(load(fs, &OFF_FS_ROOT_DENTRY)));
+        take(12, number.of(load(fs, &OFF_FS_ROOT_MOUNT)));
         real
     }
 }

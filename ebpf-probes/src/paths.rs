@@ -42,6 +42,19 @@ pub fn sb_pivotroot(ctx: LsmContext) -> i32 {
     ctx.arg(2)
 }
 
+/// `MS_MOVE`, `include/uapi/linux/mount.h`: `mount(2)` does not ask `move_mount`.
+const MS_MOVE: u64 = 0x2000;
+
+/// `int sb_mount(const char *dev_name, const struct path *path, const char *type, unsigned long flags, void *data)`
+#[lsm(hook = "sb_mount")]
+pub fn sb_mount(ctx: LsmContext) -> i32 {
+    let flags: u64 = ctx.arg(3);
+    if flags & MS_MOVE != 0 {
+        paths_change();
+    }
+    ctx.arg(5)
+}
+
 /// `int sb_umount(struct vfsmount *mnt, int flags)`
 #[lsm(hook = "sb_umount")]
 pub fn sb_umount(ctx: LsmContext) -> i32 {

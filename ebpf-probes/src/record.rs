@@ -57,6 +57,16 @@ impl How {
             argc: 0,
         }
     }
+
+    /// What the kernel takes from memory is told apart by its kind; memory is memory.
+    #[inline(always)]
+    pub fn id(&self) -> u64 {
+        if self.kind as u8 == Kind::KernelLoad as u8 {
+            self.map_flags
+        } else {
+            0
+        }
+    }
 }
 
 /// The shapes a record can have: a header, room for the path, room for the arguments if it is an execution's.

@@ -154,6 +154,7 @@ impl MeasurementPolicy {
             measure_host: self.measure_host.into(),
             self_test_tgid: 0,
             version: 0,
+            epoch: 0,
         }
     }
 }

@@ -30,7 +30,7 @@ pub(super) fn go_on(
     parts: &[(SelfPart, Digest)],
 ) -> Result<(Probes, Queue), DaemonError> {
     let Attached {
-        probes,
+        mut probes,
         mut queue,
         before,
     } = attached;
@@ -50,6 +50,7 @@ pub(super) fn go_on(
             "the probes were not attached all the time since the last entry: what ran meanwhile is not known"
         );
         ledger.record_gap("unwatched")?;
+        probes.report_anew()?;
     }
     introduce(ledger, &queue, parts)?;
     for set in &before {
@@ -94,6 +95,10 @@ fn read_out(
         queue.expect_twins(std::mem::take(&mut seen), clock::boot_ns());
         let end = queue.end();
         seen = drain(ledger, &mut queue, (read, end), next)?;
+        if queue.position() < end {
+            // A record that is never completed hides what is behind it.
+            ledger.record_gap("unwatched")?;
+        }
         if read < u64::MAX {
             report(ledger, &queue, &losses)?;
         }

@@ -28,6 +28,8 @@ const GROUP: usize = 1000;
 /// How long context may wait for company. What a verifier wants to know, such as the digest of
 /// a file that is new to the list, waits for nothing.
 const LINGER: Duration = Duration::from_secs(2);
+/// How long to wait for a record that the kernel has begun.
+const UNFINISHED: Duration = Duration::from_millis(5);
 /// How long to wait before the disk or the TPM is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 /// How long a record may be on its way into a queue that is given up.
@@ -350,16 +352,25 @@ impl Desk {
                 return Ok(self.ledger);
             } else if self.checked.elapsed() >= self.check {
                 self.check()?;
-            } else if let Err(error) = self.feed.wait(self.group.patience()) {
+            } else if let Err(error) = self.feed.wait(self.patience()) {
                 tracing::error!("the kernel's queue cannot be watched: {error}");
                 thread::sleep(RETRY);
             }
         }
     }
 
+    /// How long to wait for the kernel. A record that is still being written may be in front
+    /// of one that is urgent, and nobody wakes for it when it is done.
+    fn patience(&self) -> Duration {
+        if self.feed.position() < self.feed.end() {
+            return UNFINISHED;
+        }
+        self.group.patience()
+    }
+
     /// Takes the messages that are there.
     fn listen(&mut self) {
-        loop {
+        while self.group.len() < GROUP {
             match self.messages.try_recv() {
                 Ok(Message::Say {
                     policy_events,
@@ -417,13 +428,16 @@ impl Desk {
         let (events, mut batch) = self.group.take();
         let before = self.ledger.entries();
         self.metrics.group(batch.len());
-        if !batch.is_empty() {
+        let says_how_far = !batch.is_empty();
+        if says_how_far {
             batch.set_queue(self.feed.id(), position);
         }
         persist(&mut self.ledger, &self.stop, &self.metrics, |ledger| {
             ledger.commit(&events, batch)
         })?;
-        self.feed.release(position);
+        if says_how_far {
+            self.feed.release(position);
+        }
         self.metrics
             .written(self.ledger.entries() - before, &seen_ns);
         Ok(())

@@ -16,12 +16,17 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, UnixListener},
+    sync::Semaphore,
 };
 
 use super::Metrics;
 
 /// Of the text format that `prometheus-client` writes.
 const FORMAT: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+/// Clients at a time: anybody on the machine may ask, nobody may take the agent's descriptors.
+const CLIENTS: usize = 8;
+/// How long to wait after the system had no descriptor left.
+const AGAIN: std::time::Duration = std::time::Duration::from_millis(100);
 /// How long a client may take to ask.
 const PATIENCE: std::time::Duration = std::time::Duration::from_secs(5);
 
@@ -83,6 +88,7 @@ pub enum MetricsError {
 pub async fn serve(listen: &Listen, metrics: &Arc<Metrics>) -> Result<(), MetricsError> {
     let failed = |at: String| move |source| MetricsError::Listen { at, source };
     let metrics = Arc::clone(metrics);
+    let room = Arc::new(Semaphore::new(CLIENTS));
     match listen {
         Listen::Off => {}
         Listen::Tcp(address) => {
@@ -90,8 +96,10 @@ pub async fn serve(listen: &Listen, metrics: &Arc<Metrics>) -> Result<(), Metric
             let listener = bound.map_err(failed(address.to_string()))?;
             tokio::spawn(async move {
                 loop {
-                    if let Ok((stream, _)) = listener.accept().await {
-                        tokio::spawn(answer(stream, Arc::clone(&metrics)));
+                    match listener.accept().await {
+                        Ok((stream, _)) => answer_later(stream, &metrics, &room).await,
+                        // Out of descriptors: not for ever.
+                        Err(_) => tokio::time::sleep(AGAIN).await,
                     }
                 }
             });
@@ -100,8 +108,10 @@ pub async fn serve(listen: &Listen, metrics: &Arc<Metrics>) -> Result<(), Metric
             let listener = bind_unix(path).map_err(failed(path.display().to_string()))?;
             tokio::spawn(async move {
                 loop {
-                    if let Ok((stream, _)) = listener.accept().await {
-                        tokio::spawn(answer(stream, Arc::clone(&metrics)));
+                    match listener.accept().await {
+                        Ok((stream, _)) => answer_later(stream, &metrics, &room).await,
+                        // Out of descriptors: not for ever.
+                        Err(_) => tokio::time::sleep(AGAIN).await,
                     }
                 }
             });
@@ -121,6 +131,22 @@ fn bind_unix(path: &PathBuf) -> io::Result<UnixListener> {
     let listener = UnixListener::bind(path)?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
     Ok(listener)
+}
+
+/// Answers once there is room for one more client.
+async fn answer_later(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    metrics: &Arc<Metrics>,
+    room: &Arc<Semaphore>,
+) {
+    let metrics = Arc::clone(metrics);
+    // It is never closed.
+    if let Ok(place) = Arc::clone(room).acquire_owned().await {
+        tokio::spawn(async move {
+            answer(stream, metrics).await;
+            drop(place);
+        });
+    }
 }
 
 async fn answer(stream: impl AsyncRead + AsyncWrite + Unpin, metrics: Arc<Metrics>) {

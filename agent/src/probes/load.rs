@@ -33,12 +33,13 @@ use super::{
 
 /// The programs of the object and their hooks. Those that keep digests honest come before
 /// those that keep digests.
-const PROGRAMS: [(&str, &str); 13] = [
+const PROGRAMS: [(&str, &str); 14] = [
     ("file_open", "file_open"),
     ("inode_setattr", "inode_setattr"),
     ("sb_free_security", "sb_free_security"),
     ("inode_rename", "inode_rename"),
     ("move_mount", "move_mount"),
+    ("sb_mount", "sb_mount"),
     ("sb_pivotroot", "sb_pivotroot"),
     ("sb_umount", "sb_umount"),
     ("mmap_file", "mmap_file"),
@@ -232,6 +233,8 @@ pub struct Probes {
     losses: PerCpuArray<MapData, u64>,
     stats: PerCpuArray<MapData, u64>,
     scope: Array<MapData, Scope>,
+    /// See `Scope::epoch`.
+    epoch: u32,
 }
 
 impl Probes {
@@ -278,10 +281,12 @@ impl Probes {
         let losses = losses_of(&set)?;
         let stats = PerCpuArray::try_from(Map::PerCpuArray(pinned(&set, map::STATS)?))
             .map_err(bad_map(map::STATS))?;
-        let scope =
+        let scope: Array<_, Scope> =
             Array::try_from(Map::Array(pinned(&set, map::SCOPE)?)).map_err(bad_map(map::SCOPE))?;
         let queue = queue_of(&set)?;
+        let epoch = scope.get(&0, 0).map_err(bad_map(map::SCOPE))?.epoch;
         let probes = Self {
+            epoch,
             set,
             self_test: watch(self_test)?,
             losses,
@@ -304,9 +309,20 @@ impl Probes {
         let scope = Scope {
             // Of this moment: an agent before this one may have set others.
             version: crate::clock::boot_ns() as u32,
+            epoch: self.epoch,
             ..*scope
         };
         self.scope.set(0, scope, 0).map_err(bad_map(map::SCOPE))
+    }
+
+    /// Has everything reported again: the list is not the one that it was reported to.
+    ///
+    /// # Errors
+    /// The map cannot be read or written.
+    pub fn report_anew(&mut self) -> Result<(), LoadError> {
+        self.epoch = crate::clock::boot_ns() as u32;
+        let scope = self.scope.get(&0, 0).map_err(bad_map(map::SCOPE))?;
+        self.set_scope(&scope)
     }
 
     /// Waits for events of the self-test and takes them.

@@ -380,6 +380,9 @@ pub struct Scope {
     pub self_test_tgid: u32,
     /// Differs from that of the scope before: what was decided under that one counts no more.
     pub version: u32,
+    /// Differs from the one before when a list does not go on where the last one ended: what
+    /// was reported to that is reported again.
+    pub epoch: u32,
 }
 
 #[cfg(feature = "user")]
@@ -438,5 +441,5 @@ const _: () = {
                 + ANCESTORS * size_of::<Ancestor>()
                 + CGROUP_LEN
     );
-    assert!(size_of::<Scope>() == 4 * (NS_COUNT + MAX_CANDIDATES + 3));
+    assert!(size_of::<Scope>() == 4 * (NS_COUNT + MAX_CANDIDATES + 4));
 };

@@ -72,6 +72,9 @@ macro_rules! for_each_offset {
             OFF_BPRM_ARGC: "linux_binprm"."argc";
             OFF_BPRM_BUF: "linux_binprm"."buf";
             OFF_TASK_MM: "task_struct"."mm";
+            OFF_TASK_FS: "task_struct"."fs";
+            OFF_FS_ROOT_DENTRY: "fs_struct"."root.dentry";
+            OFF_FS_ROOT_MOUNT: "fs_struct"."root.mnt";
             OFF_MM_EXE: "mm_struct"."exe_file";
             OFF_VMA_FILE: "vm_area_struct"."vm_file";
             OFF_VMA_FLAGS: "vm_area_struct"."vm_flags";

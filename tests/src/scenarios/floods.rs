@@ -321,7 +321,7 @@ fn finish(running: &mut Vec<Child>) {
     }
 }
 
-/// The list once all that has happened is in it: one more program is, which runs now.
+/// The list once all that has happened is in it: one more execution is, which comes now.
 #[track_caller]
 fn drained(site: &Site) -> Vec<Value> {
     static LAST: AtomicU32 = AtomicU32::new(0);
@@ -329,14 +329,15 @@ fn drained(site: &Site) -> Vec<Value> {
     let path = Path::new(DIR).join(&last);
     install(&path, &last);
     inside(&path, &[]).expect("it runs");
-    let name = format!("cima-exec:unregistered:{}", path.display());
+    let path = path.to_string_lossy();
     let since = Instant::now();
     loop {
         let entries = site.entries();
-        if entries.iter().any(|entry| text(&entry["name"]) == name) {
+        // Context comes after the news that it has with it.
+        if executions(&entries).any(|execution| text(&execution["file"]["path"]) == path) {
             return entries;
         }
-        assert!(since.elapsed() < SETTLE, "{name} is not in the list");
+        assert!(since.elapsed() < SETTLE, "{path} is not in the list");
         thread::sleep(Duration::from_millis(500));
     }
 }

@@ -21,7 +21,8 @@ const EVERY: Duration = Duration::from_millis(40);
 /// How often an agent dies while it takes over.
 const KILLS: u64 = 5;
 /// Sizes of the ring buffer: another one makes another set of probes, as an upgrade does.
-const SIZES: [u32; 2] = [1 << 20, 1 << 21];
+/// Each takes all that runs until an agent comes to read it.
+const SIZES: [u32; 2] = [1 << 23, 1 << 24];
 
 pub(super) fn play(claims: &mut Claims) {
     let tpm = SoftTpm::start("handover");
