@@ -52,8 +52,7 @@ fn of_content(who: &InScope, file: File, how: &How, rest: u64) -> Option<i32> {
     let mut place = MaybeUninit::uninit();
     let digest = Digest::none(&mut place);
     let mut stable = content.is_cacheable() && !content.has_writer();
-    // A content that `file_open` would not know as measured is looked at again.
-    if stable && rest != 0 && cache::is_said(&report) && cache::was_measured(&report.content) {
+    if stable && rest != 0 && cache::is_said(&report) {
         if how.kind as u8 == Kind::Map as u8 {
             memo::note(file, &report);
         }
