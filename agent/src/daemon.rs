@@ -397,6 +397,9 @@ fn origin() -> io::Result<Origin> {
 
 fn report_opened(opened: &Opened, ledger: &Ledger) {
     let dir = ledger.dir().display();
+    if !ledger.stopped() {
+        tracing::warn!("the agent before this one did not end in order");
+    }
     match opened {
         Opened::New => tracing::info!("a new list in {dir}"),
         Opened::Continued { entries, completed } => {

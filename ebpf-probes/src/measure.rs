@@ -66,7 +66,6 @@ fn of_content(who: &InScope, file: File, how: &How, rest: u64) -> Option<i32> {
     let mut error = 0;
     if stable && cache::recall(&report.content, report.clock, digest) {
         count(Stat::CacheHit);
-        flags |= flag::CACHED;
     } else {
         error = take(file, digest);
         count(Stat::Hashed);

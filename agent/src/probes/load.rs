@@ -118,6 +118,12 @@ pub enum LoadError {
     /// The old probes would not go.
     #[error("the probes of the agent before are still attached, {} s after they were given up", DETACHED.as_secs())]
     StillAttached,
+    /// The kernel gave no random numbers.
+    #[error("the kernel gives no random numbers: {0}")]
+    Random(#[source] io::Error),
+    /// The probes' own messages cannot be read.
+    #[error("the probes' debug messages cannot be read: {0}")]
+    Log(#[source] io::Error),
     /// The ring buffer's descriptor could not be watched.
     #[error("the ring buffer cannot be watched: {0}")]
     Watch(#[source] io::Error),
@@ -405,7 +411,7 @@ fn load(settings: &Settings<'_>) -> Result<Ebpf, LoadError> {
     let mut secrets = [[0; 8]; SECRETS.len()];
     for secret in &mut secrets {
         rustix::rand::getrandom(secret, rustix::rand::GetRandomFlags::empty())
-            .map_err(|errno| LoadError::Watch(errno.into()))?;
+            .map_err(|errno| LoadError::Random(errno.into()))?;
     }
     let secrets = secrets.map(u64::from_ne_bytes);
     let mut loader = EbpfLoader::new();
@@ -563,13 +569,13 @@ fn forward_log(set: &Set) -> Result<(), LoadError> {
     // Every program that measures writes to the same log.
     let program = ProgramInfo::from_pin(set.program("mmap_file"));
     let logger = program
-        .map_err(|error| LoadError::Watch(io::Error::other(error)))
+        .map_err(|error| LoadError::Log(io::Error::other(error)))
         .map(|program| aya_log::EbpfLogger::init_from_id(program.id()))?;
     let logger = match logger {
         Ok(logger) => watch(logger)?,
         // An object whose messages were all compiled out has no log.
         Err(aya_log::Error::MapNotFound) => return Ok(()),
-        Err(error) => return Err(LoadError::Watch(io::Error::other(error))),
+        Err(error) => return Err(LoadError::Log(io::Error::other(error))),
     };
     tokio::spawn(async move {
         let mut logger = logger;

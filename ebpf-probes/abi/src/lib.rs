@@ -144,8 +144,6 @@ pub mod flag {
     /// The file was copied up in its overlay after it was opened: what is mapped is the
     /// lower file, what was hashed is the upper.
     pub const COPIED_UP: u16 = 1 << 8;
-    /// The digest is from the probes' cache.
-    pub const CACHED: u16 = 1 << 9;
 }
 
 /// A task as an ancestor.

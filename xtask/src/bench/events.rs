@@ -24,6 +24,8 @@ pub(super) const ABOUT: &str = "events a second, from mapping to TPM, and memory
 
 /// Events a second without loss.
 const RATE_TARGET: f64 = 5000.0;
+/// Events a second that are tried: a little above the target, more, and all that can be made.
+const RATES: [u32; 3] = [5200, 6000, 0];
 const MEMORY_TARGET_MIB: f64 = 40.0;
 /// The memory counts when this many events went through it.
 const MEMORY_EVENTS: u64 = 100_000;
@@ -38,7 +40,7 @@ pub(super) struct Args {
     #[arg(long)]
     only: Option<Machine>,
     /// Events a second to try; 0: as many as the load can make
-    #[arg(long, value_delimiter = ',', default_value = "5200,6000,0")]
+    #[arg(long, value_delimiter = ',', default_values_t = RATES)]
     rates: Vec<u32>,
     /// How long each is tried
     #[arg(long, default_value_t = 20)]
@@ -54,7 +56,7 @@ impl Args {
         Self {
             kernel,
             only: None,
-            rates: vec![5200, 6000, 0],
+            rates: RATES.to_vec(),
             seconds: 20,
             json,
         }

@@ -41,14 +41,7 @@ pub(crate) struct State {
 
 impl Tpm {
     pub(crate) fn new() -> Self {
-        Self(Arc::new(Mutex::new(State {
-            values: BANKS.iter().map(|bank| Digest::zeros(*bank)).collect(),
-            real: None,
-            fails_after: None,
-            gone: false,
-            hangs: false,
-            extends_anyway: false,
-        })))
+        Self(Arc::new(Mutex::new(State::new())))
     }
 
     pub(crate) fn with<T>(&self, f: impl FnOnce(&mut State) -> T) -> T {
@@ -89,6 +82,17 @@ impl Tpm {
 }
 
 impl State {
+    fn new() -> Self {
+        Self {
+            values: BANKS.iter().map(|bank| Digest::zeros(*bank)).collect(),
+            real: None,
+            fails_after: None,
+            gone: false,
+            hangs: false,
+            extends_anyway: false,
+        }
+    }
+
     pub(crate) fn extend(&mut self, entry: &Entry) {
         if let Some(real) = &mut self.real {
             return real.extend(entry).unwrap();
@@ -186,14 +190,7 @@ pub(crate) fn names(dir: &Path) -> Vec<String> {
 
 /// Whether the whole list, from zero, gives the TPM's values.
 pub(crate) fn replays(dir: &Path, tpm: &Tpm) -> bool {
-    let mut state = State {
-        values: BANKS.iter().map(|bank| Digest::zeros(*bank)).collect(),
-        real: None,
-        fails_after: None,
-        gone: false,
-        hangs: false,
-        extends_anyway: false,
-    };
+    let mut state = State::new();
     list(dir).iter().for_each(|entry| state.extend(entry));
     state.values == tpm.values()
 }
