@@ -4,9 +4,6 @@
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=proto/cima.proto");
     let schema = protox::compile(["proto/cima.proto"], ["proto"])?;
-    prost_build::Config::new()
-        // What a batch holds once is compared and hashed.
-        .type_attribute(".cima.v1.Lineage", "#[derive(Eq, Hash)]")
-        .compile_fds(schema)?;
+    prost_build::Config::new().compile_fds(schema)?;
     Ok(())
 }

@@ -4,9 +4,14 @@
 //! Until an engine's hook announces containers, that is the task's namespaces and
 //! the id in its cgroup path. Pure: takes an event, gives an identity.
 
-use cima_abi::{NS_COUNT, Ns, flag};
+use std::collections::HashMap;
 
-use crate::probes::Event;
+use cima_abi::{NS_COUNT, Ns};
+
+use crate::{
+    probes::{Event, Home},
+    shared::{Hashed, Shared},
+};
 
 /// Hexadecimal digits of a container id, as every engine writes them.
 const ID_LEN: usize = 64;
@@ -29,18 +34,21 @@ pub struct Identity {
 impl Identity {
     /// The identity of the task that caused `event`.
     pub fn of(event: &Event) -> Self {
+        Self::at(&event.home)
+    }
+
+    fn at(home: &Home) -> Self {
         // A path whose beginning was cut off could hide the true id and show another.
-        let whole = event.flags & flag::CGROUP_TRUNCATED == 0;
-        let id = if whole {
-            container_id(&event.cgroup)
-        } else {
+        let id = if home.cgroup_truncated {
             None
+        } else {
+            container_id(&home.cgroup)
         };
         Self {
-            ns: event.ns,
-            mnt_generation: event.mnt_generation,
-            cgroup_id: event.cgroup_id,
-            cgroup: event.cgroup.clone(),
+            ns: home.ns,
+            mnt_generation: home.mnt_generation,
+            cgroup_id: home.cgroup_id,
+            cgroup: home.cgroup.clone(),
             container_id: id.unwrap_or_default(),
         }
     }
@@ -48,6 +56,28 @@ impl Identity {
     /// Inode of one namespace.
     pub fn ns(&self, ns: Ns) -> u32 {
         self.ns[ns as usize]
+    }
+}
+
+/// Homes whose identity is remembered.
+const REMEMBERED: usize = 1024;
+
+/// The identities of those who were heard of lately.
+#[derive(Debug, Default)]
+pub struct Identities(HashMap<Shared<Home>, Shared<Identity>, Hashed>);
+
+impl Identities {
+    /// The identity of the task that caused `event`.
+    pub fn of(&mut self, event: &Event) -> Shared<Identity> {
+        if let Some(identity) = self.0.get(&event.home) {
+            return identity.clone();
+        }
+        if self.0.len() >= REMEMBERED {
+            self.0.clear();
+        }
+        let identity = Shared::new(Identity::at(&event.home));
+        self.0.insert(event.home.clone(), identity.clone());
+        identity
     }
 }
 

@@ -19,5 +19,6 @@ pub mod measure;
 pub mod metrics;
 pub mod preflight;
 pub mod probes;
+pub mod shared;
 pub mod sink;
 pub mod verify;

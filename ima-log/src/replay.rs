@@ -49,6 +49,18 @@ impl Replay {
         }
     }
 
+    /// Extends one PCR with these values, each in the bank of its algorithm: what
+    /// [`Entry::extend_value`] gave, for who has the values already. A bank that none is for
+    /// is left as it is.
+    pub fn extend_values(&mut self, pcr: u32, values: &[Digest]) {
+        for bank in &mut self.banks {
+            if let Some(value) = values.iter().find(|v| v.algorithm() == bank.algorithm) {
+                let slot = bank.slot(pcr);
+                *slot = slot.extended(value);
+            }
+        }
+    }
+
     /// What the PCR holds now; `None` if this bank is not replayed.
     #[must_use]
     pub fn value(&self, pcr: u32, bank: HashAlgorithm) -> Option<Digest> {

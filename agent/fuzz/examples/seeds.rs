@@ -6,7 +6,7 @@ use std::{fs, mem::offset_of, path::Path};
 
 use cima_abi::{ABI_VERSION, ARGS_LEN, Header, Kind, NO_HASH, SHORT_PATH};
 use cima_agent::{
-    containers::Identity,
+    containers::Identities,
     ledger::{Ledger, Origin, segments},
     measure::{
         Batch, ContextEvent, PolicyEvent, SelfPart, Violation, measure,
@@ -34,8 +34,8 @@ impl Sink for Soft {
         Ok(BANKS.map(value).to_vec())
     }
 
-    fn extend(&mut self, entry: &Entry) -> Result<(), SinkError> {
-        self.0.extend(entry);
+    fn extend(&mut self, values: &[Digest]) -> Result<(), SinkError> {
+        self.0.extend_values(PCR, values);
         Ok(())
     }
 
@@ -200,7 +200,7 @@ fn said(start: u64) -> (Vec<PolicyEvent>, Batch) {
     batch.set_queue(5, 4096 * start);
     for (_, record) in records() {
         let event = Event::parse(&record).expect("a record of this version");
-        let measured = measure(&event, &Identity::of(&event), BOOT);
+        let measured = measure(&event, &Identities::default().of(&event), BOOT);
         events.extend(measured.policy_event);
         batch.push(measured.context);
     }
@@ -265,13 +265,13 @@ fn hostile() -> Vec<(&'static str, Vec<u8>)> {
         let (low, high) = ((len & 0x7f | 0x80) as u8, (len >> 7) as u8);
         [&[tag, low, high], content].concat()
     };
-    let event = |tag: u8, content: &[u8]| inside(0x1a, &inside(tag, content));
+    let event = |tag: u8, content: &[u8]| inside(0x22, &inside(tag, content));
     vec![
-        ("identities", many(0x12)),
-        ("events", many(0x1a)),
-        ("arguments", event(0x2a, &many(0x1a))),
-        ("ancestors", event(0x2a, &inside(0x0a, &many(0x42)))),
-        ("banks", event(0x1a, &many(0x2a))),
-        ("parts", event(0x4a, &many(0x0a))),
+        ("identities", many(0x2a)),
+        ("events", many(0x22)),
+        ("arguments", inside(0x4a, &many(0x0a))),
+        ("ancestors", inside(0x32, &many(0x0a))),
+        ("banks", event(0x3a, &many(0x2a))),
+        ("parts", event(0x52, &many(0x0a))),
     ]
 }

@@ -4,24 +4,37 @@
 #![no_main]
 
 use cima_agent::fuzzing::intent;
+use ima_log::{BinaryFormat, BinaryReader, ByteOrder, HashAlgorithm};
 use libfuzzer_sys::fuzz_target;
 use sha2::{Digest as _, Sha256};
 
-const MAGIC: &[u8] = b"cima-intent-1\n";
+const MAGIC: &[u8] = b"cima-intent-2\n";
+const FORMAT: BinaryFormat = BinaryFormat {
+    order: ByteOrder::Little,
+    hash: HashAlgorithm::Sha1,
+};
 
 fuzz_target!(|input: &[u8]| {
     accepted_as_written(input);
-    accepted_as_written(&sealed(input));
-    // As segment, offset and records, with the right length.
+    // As segment, offset and records, with the right hashes and the right length.
     if let Some((place, records)) = input.split_at_checked(12) {
-        let len = u32::try_from(records.len()).expect("no such input");
-        let group = [MAGIC, place, &len.to_le_bytes(), records].concat();
-        accepted_as_written(&sealed(&group));
+        accepted_as_written(&sealed(place, records));
     }
 });
 
-fn sealed(content: &[u8]) -> Vec<u8> {
-    [content, Sha256::digest(content).as_slice()].concat()
+fn sealed(place: &[u8], records: &[u8]) -> Vec<u8> {
+    let entries = BinaryReader::new(records, FORMAT).map_while(|record| Some(record.ok()?.1));
+    let (mut body, mut outside) = (Vec::new(), Vec::new());
+    for entry in entries {
+        let entry = entry.with_hash(HashAlgorithm::Sha1);
+        let record = entry.to_binary();
+        outside.extend_from_slice(&record[..record.len() - entry.data.len()]);
+        body.extend_from_slice(&record);
+    }
+    let len = u32::try_from(body.len()).expect("no such input");
+    let head = [MAGIC, place, &len.to_le_bytes()].concat();
+    let digest = Sha256::new().chain_update(&head).chain_update(&outside);
+    [&head, &body, digest.finalize().as_slice()].concat()
 }
 
 fn accepted_as_written(content: &[u8]) {

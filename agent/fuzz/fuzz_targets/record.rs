@@ -5,9 +5,10 @@
 
 use cima_abi::{ABI_VERSION, Header, Kind};
 use cima_agent::{
-    containers::Identity,
-    measure::{Batch, PolicyEvent, batch_name, measure, proto::context_event::What, unescape},
-    probes::Event,
+    containers::Identities,
+    measure::{Batch, PolicyEvent, batch_name, measure, unescape},
+    probes::{Event, What},
+    verify::BatchView,
 };
 use cima_agent_fuzz::{batch_in_two_ways, json_of};
 use ima_log::{Entry, HashAlgorithm};
@@ -30,26 +31,34 @@ fn one(record: &[u8]) {
     let Ok(event) = Event::parse(record) else {
         return;
     };
-    let identity = Identity::of(&event);
+    let identity = Identities::default().of(&event);
     assert!(matches!(identity.container_id.len(), 0 | 64));
     let measured = measure(&event, &identity, BOOT);
     if let Some(said) = &measured.policy_event {
-        listed(said, event.path.as_deref());
+        listed(said, event.file.path.as_deref());
     }
     let mut batch = Batch::new();
     batch.push(measured.context);
     let payload = batch.into_payload(7);
-    let read = batch_in_two_ways(&payload).expect("it is a batch");
-    let [event_read] = read.events.as_slice() else {
-        panic!("one event is one event");
-    };
-    let task = match &event_read.what {
-        Some(What::Execution(execution)) => &execution.task,
-        Some(What::Mapping(mapping)) => &mapping.task,
-        Some(What::Breach(breach)) => &breach.task,
-        other => panic!("{other:?} came from the kernel"),
-    };
-    assert_eq!(task.as_ref().map(|task| task.tid), Some(event.tid));
+    batch_in_two_ways(&payload).expect("it is a batch");
+    let view = BatchView::of(&payload).expect("it is a batch");
+    let read = view.events().next().expect("one event");
+    let task = read.event.and_then(|event| event.task).expect("its task");
+    let tid = if task.tid == 0 { task.tgid } else { task.tid };
+    // A thread of number 0 is no task's.
+    assert!(tid == event.tid || event.tid == 0);
+    assert_eq!((task.tgid, task.ns_tgid), (event.tgid, event.ns_tgid));
+    assert_eq!(read.time_ns, event.time_ns);
+    let start_ns = read.time_ns.wrapping_sub(task.age_ns.cast_unsigned());
+    assert_eq!(start_ns, event.start_ns);
+    let subject = read.subject.expect("its subject");
+    assert_eq!(subject.comm, event.subject.comm);
+    let file = read.file.expect("its file");
+    assert_eq!(file.path, event.file.path.clone().unwrap_or_default());
+    assert_eq!(file.inode, event.file.id.inode);
+    if let What::Exec(command) = &event.what {
+        assert_eq!(read.command.expect("its command").args, command.args);
+    }
     let entry = Entry::ima_buf(13, HashAlgorithm::Sha256, batch_name(7), &payload);
     let _ = json_of(&entry.expect("a good name"));
 }

@@ -4,7 +4,10 @@
 
 use cima_agent::{
     fuzzing,
-    measure::{decode_batch, proto},
+    measure::{
+        decode_batch,
+        proto::{self, context_event::What},
+    },
     verify::{BatchView, Place},
 };
 use ima_log::Entry;
@@ -26,15 +29,25 @@ pub fn batch_in_two_ways(payload: &[u8]) -> Option<proto::Batch> {
     let mut events = view.events();
     for event in &whole.events {
         let view = events.next().expect("as many events");
+        let task = event.task.unwrap_or_default();
+        let subject = referred(&whole.subjects, task.subject);
+        let lineage = subject.and_then(|subject| referred(&whole.lineages, subject.lineage));
+        let command = match event.what {
+            Some(What::Execution(execution)) => referred(&whole.commands, execution.command),
+            _ => None,
+        };
+        assert_eq!(
+            view.time_ns,
+            whole.time_ns.wrapping_add_signed(event.offset_ns)
+        );
         assert_eq!(
             view.identity.as_ref(),
-            referred(&whole.identities, event.identity)
+            referred(&whole.identities, task.identity)
         );
-        assert_eq!(
-            view.lineage.as_ref(),
-            referred(&whole.lineages, event.lineage)
-        );
+        assert_eq!(view.subject.as_ref(), subject);
+        assert_eq!(view.lineage.as_ref(), lineage);
         assert_eq!(view.file.as_ref(), referred(&whole.files, event.file));
+        assert_eq!(view.command.as_ref(), command);
         assert_eq!(view.event.as_ref(), Some(event));
     }
     assert!(events.next().is_none(), "no more events");

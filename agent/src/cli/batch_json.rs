@@ -103,8 +103,7 @@ struct Process {
 
 #[derive(Serialize)]
 struct Task {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    process: Option<Process>,
+    process: Process,
     tid: u32,
     ns_tgid: u32,
     uid: u32,
@@ -185,14 +184,23 @@ struct Loss {
     count: u64,
 }
 
+/// What the view has in place, and the schema by number.
+struct InPlace {
+    time_ns: u64,
+    task: Option<proto::Task>,
+    subject: Option<proto::Subject>,
+    lineage: Option<proto::Lineage>,
+    file: Option<proto::File>,
+    command: Option<proto::Command>,
+}
+
 impl From<EventView<'_>> for Event {
     fn from(view: EventView<'_>) -> Self {
         let unknown = || Said::UnknownHex(hex::encode(view.bytes));
         let Some(proto::ContextEvent {
-            time_ns,
-            // In place, just below.
-            identity: _,
-            lineage: _,
+            // In the view.
+            offset_ns: _,
+            task,
             file: _,
             what,
         }) = view.event
@@ -203,23 +211,30 @@ impl From<EventView<'_>> for Event {
                 what: unknown(),
             };
         };
-        let (lineage, file) = (view.lineage.unwrap_or_default(), view.file);
+        let place = InPlace {
+            time_ns: view.time_ns,
+            task,
+            subject: view.subject,
+            lineage: view.lineage,
+            file: view.file,
+            command: view.command,
+        };
         Self {
-            time_ns: Some(time_ns),
+            time_ns: Some(view.time_ns),
             identity: view.identity.map(Identity::from),
             what: match what {
                 Some(What::Start(start)) => Said::Start(start.into()),
                 Some(What::Stop(proto::Stop {})) => Said::Stop {},
-                Some(What::Execution(execution)) => {
-                    Said::Execution(Execution::new(execution, lineage, file))
+                Some(What::Execution(proto::Execution { command: _ })) => {
+                    Said::Execution(Execution::new(place))
                 }
-                Some(What::Mapping(mapping)) => Said::Mapping(Mapping::new(mapping, lineage, file)),
+                Some(What::Mapping(mapping)) => Said::Mapping(Mapping::new(mapping, place)),
                 Some(What::Loss(proto::Loss { cause, cpu, count })) => Said::Loss(Loss {
                     cause: escaped(cause.as_bytes()),
                     cpu,
                     count,
                 }),
-                Some(What::Breach(breach)) => Said::Breach(Breach::new(breach, lineage, file)),
+                Some(What::Breach(breach)) => Said::Breach(Breach::new(breach, place)),
                 Some(What::Parts(proto::Parts { parts })) => {
                     Said::Parts(parts.into_iter().map(Part::from).collect())
                 }
@@ -313,27 +328,44 @@ impl From<proto::Process> for Process {
     }
 }
 
-impl Task {
-    fn new(task: proto::Task, proto::Lineage { ancestors }: proto::Lineage) -> Self {
+impl InPlace {
+    fn task(&mut self) -> Option<Task> {
         let proto::Task {
-            process,
+            tgid,
+            age_ns,
             tid,
             ns_tgid,
+            // In place.
+            identity: _,
+            subject: _,
+        } = self.task?;
+        let proto::Subject {
+            comm,
             uid,
             gid,
             login_uid,
             session,
-        } = task;
-        Self {
-            process: process.map(Process::from),
-            tid,
+            lineage: _,
+        } = self.subject.take().unwrap_or_default();
+        let proto::Lineage { ancestors } = self.lineage.take().unwrap_or_default();
+        Some(Task {
+            process: Process {
+                tgid,
+                start_ns: self.time_ns.wrapping_sub(age_ns.cast_unsigned()),
+                comm: escaped(&comm),
+            },
+            tid: if tid == 0 { tgid } else { tid },
             ns_tgid,
             uid,
             gid,
             login_uid,
             session,
             ancestors: ancestors.into_iter().map(Process::from).collect(),
-        }
+        })
+    }
+
+    fn file(&mut self) -> Option<File> {
+        self.file.take().map(File::from)
     }
 }
 
@@ -369,20 +401,15 @@ impl From<proto::File> for File {
 }
 
 impl Execution {
-    fn new(
-        execution: proto::Execution,
-        lineage: proto::Lineage,
-        file: Option<proto::File>,
-    ) -> Self {
-        let proto::Execution {
-            task,
+    fn new(mut place: InPlace) -> Self {
+        let proto::Command {
             args,
             argc,
             args_truncated,
-        } = execution;
+        } = place.command.take().unwrap_or_default();
         Self {
-            task: task.map(|task| Task::new(task, lineage)),
-            file: file.map(File::from),
+            task: place.task(),
+            file: place.file(),
             args: args.iter().map(|arg| escaped(arg)).collect(),
             argc,
             args_truncated,
@@ -391,10 +418,9 @@ impl Execution {
 }
 
 impl Mapping {
-    fn new(mapping: proto::Mapping, lineage: proto::Lineage, file: Option<proto::File>) -> Self {
+    fn new(mapping: proto::Mapping, mut place: InPlace) -> Self {
         let how = mapping.how;
         let proto::Mapping {
-            task,
             digest,
             algorithm,
             namespaced_digest,
@@ -407,8 +433,8 @@ impl Mapping {
             copied_up,
         } = mapping;
         Self {
-            task: task.map(|task| Task::new(task, lineage)),
-            file: file.map(File::from),
+            task: place.task(),
+            file: place.file(),
             digest: hex::encode(digest),
             algorithm: escaped(algorithm.as_bytes()),
             namespaced_digest: hex::encode(namespaced_digest),
@@ -425,17 +451,16 @@ impl Mapping {
 }
 
 impl Breach {
-    fn new(breach: proto::Breach, lineage: proto::Lineage, file: Option<proto::File>) -> Self {
+    fn new(breach: proto::Breach, mut place: InPlace) -> Self {
         let proto::Breach {
-            task,
             kind,
             prot,
             map_flags,
             kernel_load_id,
         } = breach;
         Self {
-            task: task.map(|task| Task::new(task, lineage)),
-            file: file.map(File::from),
+            task: place.task(),
+            file: place.file(),
             kind: proto::breach::Kind::try_from(kind)
                 .map_or_else(|_| kind.to_string(), |kind| kind.as_str_name().to_owned()),
             prot,

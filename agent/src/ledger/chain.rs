@@ -6,12 +6,13 @@
 
 use std::fs;
 
-use ima_log::{Digest, Entry, Replay};
+use ima_log::{Digest, Replay};
 use prost::Message as _;
 
 use super::{
     Ledger, LedgerError, at,
     intent::Place,
+    line::Line,
     segment::{Segment, segments},
 };
 use crate::{
@@ -66,14 +67,15 @@ impl Ledger {
         if self.matches(held) {
             return true;
         }
-        let Some(entry) = self.intent.next_entry().cloned() else {
+        let Some(line) = self.intent.next_line() else {
             return false;
         };
+        let values = line.values(self.replay.banks());
         let mut with = self.replay.clone();
-        with.extend(&entry);
+        with.extend_values(line.entry().pcr, &values);
         let fits = matches(&with, self.pcr, held);
         if fits {
-            self.extended(&entry);
+            self.extended(&values);
         }
         fits
     }
@@ -116,20 +118,18 @@ impl Ledger {
         }
         self.note_pending();
         let seq = self.told.next_batch();
-        let mut entries = vec![
-            self.batch_entry(
-                self.start(proto::start::Reason::ChainBroken, &broken.held),
-                seq,
-            )?,
+        let start = self.start(proto::start::Reason::ChainBroken, &broken.held);
+        let mut lines = vec![
+            Line::batch(self.pcr, start, seq)?,
             self.violation(&broken.detail)?,
         ];
-        self.repeat_pending(seq + 1, &mut entries)?;
+        self.repeat_pending(seq + 1, &mut lines)?;
         let segment = Segment::open(&self.store.disk, &self.dir, self.unused_segment()?)?;
         let place = Place {
             segment: segment.number(),
             offset: segment.len(),
         };
-        self.intent.replace(place, entries)?;
+        self.intent.replace(place, lines)?;
         self.segment = segment;
         self.replay = self.empty_replay(&broken.held);
         Ok(())
@@ -137,21 +137,21 @@ impl Ledger {
 
     /// What the group at hand says, the list says.
     pub(super) fn note_pending(&mut self) {
-        for entry in self.intent.pending() {
-            self.told.note(entry);
+        for line in self.intent.pending() {
+            self.told.note(line.note());
         }
     }
 
-    fn violation(&self, detail: &str) -> Result<Entry, LedgerError> {
+    fn violation(&self, detail: &str) -> Result<Line, LedgerError> {
         let event = PolicyEvent::violation(Violation::Chain, b"", detail);
-        self.entry(&event.name, event.payload.as_bytes())
+        Line::of(self.pcr, &event.name, event.payload.as_bytes())
     }
 
     /// The entries of the group at hand that the PCR does not hold, batches with numbers
     /// from `seq` on. Not a `Start`: what it says of the PCR is no longer so, and the new
     /// one says it again.
-    fn repeat_pending(&self, mut seq: u64, entries: &mut Vec<Entry>) -> Result<(), LedgerError> {
-        for entry in self.intent.pending() {
+    fn repeat_pending(&self, mut seq: u64, lines: &mut Vec<Line>) -> Result<(), LedgerError> {
+        for entry in self.intent.pending().iter().map(Line::entry) {
             let fields = entry.fields().ok();
             let payload = fields.as_ref().and_then(|fields| fields.payload);
             let (Some(fields), Some(payload)) = (fields, payload) else {
@@ -163,10 +163,13 @@ impl Ledger {
                 Some(mut batch) => {
                     batch.seq = seq;
                     let payload = [PAYLOAD_PREFIX, &batch.encode_to_vec()].concat();
-                    entries.push(self.entry(&batch_name(seq), &payload)?);
+                    lines.push(Line::of(self.pcr, &batch_name(seq), &payload)?);
                     seq += 1;
                 }
-                None => entries.push(self.entry(&String::from_utf8_lossy(fields.name), payload)?),
+                None => {
+                    let name = String::from_utf8_lossy(fields.name);
+                    lines.push(Line::of(self.pcr, &name, payload)?);
+                }
             }
         }
         Ok(())

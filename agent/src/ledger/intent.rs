@@ -2,9 +2,10 @@
 //! The intent: the group of entries being written, on disk before any of it is in
 //! the list or the TPM.
 //!
-//! `"cima-intent-1\n" ‖ u32le segment ‖ u64le offset ‖ u32le n ‖ n bytes of records ‖
-//! SHA256(all before)`. An empty file: nothing is being written. A file whose
-//! digest does not fit was torn while it was written: then nothing of it was
+//! `"cima-intent-2\n" ‖ u32le segment ‖ u64le offset ‖ u32le n ‖ n bytes of records ‖
+//! SHA256(all before but the records' template data)`; of the data, each record's own
+//! template hash tells. An empty file: nothing is being written. A file whose
+//! digests do not fit was torn while it was written: then nothing of it was
 //! appended, since the append waits for the intent's sync. While a group is at hand
 //! the file never holds anything but its bytes, the beginning of them, or nothing.
 
@@ -16,9 +17,10 @@ use sha2::{Digest as _, Sha256};
 use super::{
     LedgerError,
     disk::{Disk, DiskFile},
+    line::Line,
 };
 
-const MAGIC: &[u8] = b"cima-intent-1\n";
+const MAGIC: &[u8] = b"cima-intent-2\n";
 const HEADER: usize = MAGIC.len() + 4 + 8 + 4;
 const DIGEST: usize = 32;
 const NAME: &str = "intent";
@@ -45,10 +47,10 @@ pub(super) struct Place {
 struct Group {
     /// `None`: where they go is not decided.
     place: Option<Place>,
-    entries: Vec<Entry>,
+    lines: Vec<Line>,
     /// Their records.
     bytes: Vec<u8>,
-    /// How many of `entries` the PCR holds.
+    /// How many of `lines` the PCR holds.
     done: usize,
     /// Whether the group is on the disk.
     persisted: bool,
@@ -78,8 +80,8 @@ impl Intent {
     }
 
     /// Takes a group; its place is to be decided.
-    pub(super) fn stage(&mut self, entries: Vec<Entry>) {
-        self.group = Group::of(entries);
+    pub(super) fn stage(&mut self, lines: Vec<Line>) {
+        self.group = Group::of(lines);
     }
 
     /// Decides where the group goes.
@@ -101,8 +103,8 @@ impl Intent {
 
     /// Puts another group in the place of the one at hand, on disk, all at once: whatever
     /// happens, one of them is there.
-    pub(super) fn replace(&mut self, place: Place, entries: Vec<Entry>) -> Result<(), LedgerError> {
-        let mut group = Group::of(entries);
+    pub(super) fn replace(&mut self, place: Place, lines: Vec<Line>) -> Result<(), LedgerError> {
+        let mut group = Group::of(lines);
         group.place = Some(place);
         let path = self.file.path().to_owned();
         let mut file = DiskFile::open(&self.disk, path.with_file_name(NEW))?;
@@ -124,7 +126,7 @@ impl Intent {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.group.entries.is_empty()
+        self.group.lines.is_empty()
     }
 
     /// Where the group goes; `None`: that is not decided, or there is none.
@@ -138,11 +140,11 @@ impl Intent {
     }
 
     /// The entries that the PCR does not hold yet, as far as is known.
-    pub(super) fn pending(&self) -> &[Entry] {
-        &self.group.entries[self.group.done..]
+    pub(super) fn pending(&self) -> &[Line] {
+        &self.group.lines[self.group.done..]
     }
 
-    pub(super) fn next_entry(&self) -> Option<&Entry> {
+    pub(super) fn next_line(&self) -> Option<&Line> {
         self.pending().first()
     }
 
@@ -153,13 +155,13 @@ impl Intent {
 }
 
 impl Group {
-    fn of(entries: Vec<Entry>) -> Self {
+    fn of(lines: Vec<Line>) -> Self {
         let mut bytes = Vec::new();
-        for entry in &entries {
-            entry.append_binary(&mut bytes);
+        for line in &lines {
+            line.entry().append_binary(&mut bytes);
         }
         Self {
-            entries,
+            lines,
             bytes,
             ..Self::default()
         }
@@ -175,18 +177,29 @@ impl Group {
         let len = u32::try_from(self.bytes.len()).unwrap_or(u32::MAX);
         content.extend_from_slice(&len.to_le_bytes());
         content.extend_from_slice(&self.bytes);
-        content.extend_from_slice(&Sha256::digest(&content));
+        let digest = digest(&content, self.lines.iter().map(Line::entry));
+        content.extend_from_slice(&digest);
         content
     }
 }
 
+/// Of an intent with these entries, without their data: that would be hashed once more.
+fn digest<'a>(content: &[u8], entries: impl Iterator<Item = &'a Entry>) -> [u8; DIGEST] {
+    let mut hash = Sha256::new();
+    let (header, mut records) = content.split_at(HEADER);
+    hash.update(header);
+    for entry in entries {
+        let (record, rest) = records.split_at(entry.binary_len());
+        hash.update(&record[..record.len() - entry.data.len()]);
+        records = rest;
+    }
+    hash.finalize().into()
+}
+
 /// `None`: nothing was being written, or the intent itself was torn.
 fn parse(content: &[u8]) -> Option<Group> {
-    let (signed, digest) = content.split_at_checked(content.len().checked_sub(DIGEST)?)?;
-    if Sha256::digest(signed).as_slice() != digest {
-        return None;
-    }
-    let rest = signed.strip_prefix(MAGIC)?;
+    let (body, stated) = content.split_at_checked(content.len().checked_sub(DIGEST)?)?;
+    let rest = body.strip_prefix(MAGIC)?;
     let (segment, rest) = rest.split_first_chunk::<4>()?;
     let (offset, rest) = rest.split_first_chunk::<8>()?;
     let (len, bytes) = rest.split_first_chunk::<4>()?;
@@ -196,7 +209,12 @@ fn parse(content: &[u8]) -> Option<Group> {
     let entries: Result<Vec<_>, _> = BinaryReader::new(bytes, FORMAT)
         .map(|record| record.map(|(_, entry)| entry))
         .collect();
-    let mut group = Group::of(entries.ok()?);
+    let entries = entries.ok()?;
+    if digest(body, entries.iter()) != stated {
+        return None;
+    }
+    let lines: Option<Vec<_>> = entries.into_iter().map(Line::read).collect();
+    let mut group = Group::of(lines?);
     group.place = Some(Place {
         segment: u32::from_le_bytes(*segment),
         offset: u64::from_le_bytes(*offset),
@@ -209,11 +227,12 @@ fn parse(content: &[u8]) -> Option<Group> {
 pub(crate) fn reread(content: &[u8]) -> Option<(Vec<Entry>, Vec<u8>)> {
     let group = parse(content)?;
     let content = group.file_content();
-    Some((group.entries, content))
+    let entries = group.lines.into_iter().map(Line::into_entry).collect();
+    Some((entries, content))
 }
 
 /// The records in an intent file's content.
 #[cfg(test)]
 pub(super) fn records(content: &[u8]) -> Vec<Entry> {
-    parse(content).map_or_else(Vec::new, |group| group.entries)
+    reread(content).map_or_else(Vec::new, |(entries, _)| entries)
 }

@@ -14,6 +14,7 @@
 mod chain;
 mod disk;
 mod intent;
+mod line;
 mod recovery;
 mod seen;
 mod segment;
@@ -33,15 +34,16 @@ use std::{
     time::Duration,
 };
 
-use ima_log::{Entry, EntryError, HashAlgorithm, Replay};
+use ima_log::{Digest, EntryError, HashAlgorithm, Replay};
 
 use crate::{
-    measure::{Batch, PolicyEvent, Violation, batch_name, proto},
+    measure::{Batch, PolicyEvent, Violation, proto},
     sink::{Sink, SinkError},
 };
 use chain::Broken;
 use disk::{Disk, OsDisk};
 use intent::{Intent, Place};
+use line::Line;
 use segment::Segment;
 use told::Told;
 
@@ -160,21 +162,21 @@ impl Ledger {
     /// The disk or the TPM failed; the group is kept, and [`Ledger::complete`] goes on with it.
     pub fn commit(&mut self, events: &[PolicyEvent], batch: Batch) -> Result<(), LedgerError> {
         self.complete()?;
-        let mut entries = Vec::new();
+        let mut lines = Vec::new();
         let mut fresh = HashSet::new();
         for event in events {
             let key = seen::key(event.name.as_bytes(), event.payload.as_bytes());
             if !self.told.has(&key) && fresh.insert(key) {
-                entries.push(self.entry(&event.name, event.payload.as_bytes())?);
+                lines.push(Line::value(self.pcr, event, key)?);
             }
         }
         if !batch.is_empty() {
-            entries.push(self.batch_entry(batch, self.told.next_batch())?);
+            lines.push(Line::batch(self.pcr, batch, self.told.next_batch())?);
         }
-        if entries.is_empty() {
+        if lines.is_empty() {
             return Ok(());
         }
-        self.intent.stage(entries);
+        self.intent.stage(lines);
         self.complete()
     }
 
@@ -194,9 +196,10 @@ impl Ledger {
         // Before the TPM has any of it: after a power cut the list on the disk lacks nothing
         // that was extended, and readers need not know of the intent.
         self.segment.sync()?;
-        while let Some(entry) = self.intent.next_entry().cloned() {
-            self.sink.extend(&entry)?;
-            self.extended(&entry);
+        while let Some(line) = self.intent.next_line() {
+            let values = line.values(self.replay.banks());
+            self.sink.extend(&values)?;
+            self.extended(&values);
         }
         self.intent.clear()
     }
@@ -224,11 +227,14 @@ impl Ledger {
         })
     }
 
-    fn extended(&mut self, entry: &Entry) {
-        self.replay.extend(entry);
-        self.told.note(entry);
-        self.entries += 1;
-        self.intent.extended();
+    /// The PCR holds the next entry of the group at hand, by these values.
+    fn extended(&mut self, values: &[Digest]) {
+        if let Some(line) = self.intent.next_line() {
+            self.replay.extend_values(line.entry().pcr, values);
+            self.told.note(line.note());
+            self.entries += 1;
+            self.intent.extended();
+        }
     }
 
     /// Records that events were lost, nobody knows how many: those between the last batch
@@ -240,14 +246,6 @@ impl Ledger {
         let detail = format!("cause={cause};before=cima-ctx:{}", self.told.next_batch());
         let event = PolicyEvent::violation(Violation::Loss, b"", &detail);
         self.commit(&[event], Batch::new())
-    }
-
-    fn entry(&self, name: &str, payload: &[u8]) -> Result<Entry, LedgerError> {
-        Ok(Entry::ima_buf(self.pcr, DIGEST, name, payload)?)
-    }
-
-    fn batch_entry(&self, batch: Batch, seq: u64) -> Result<Entry, LedgerError> {
-        self.entry(&batch_name(seq), &batch.into_payload(seq))
     }
 
     /// How far the kernel's queue is read: what the last batch that says so says. All

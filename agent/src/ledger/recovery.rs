@@ -14,7 +14,9 @@ use super::{
     chain::matches,
     disk::Disk,
     intent::{FORMAT, Intent},
+    line::Line,
     segment::{Segment, Written, segments},
+    told::Note,
 };
 use crate::{measure::proto, sink::Sink, verify::Start};
 
@@ -185,7 +187,7 @@ impl Ledger {
                 Err((error, _)) => problem.found(format!("segment {number}: {error}")),
             }
         }
-        let begins_anew = self.intent.next_entry().and_then(segment_start).is_some();
+        let begins_anew = self.intent.next_line().and_then(begins).is_some();
         if place.is_some() && begins_anew {
             // The agent died while it recorded that very break.
             problem.detail = None;
@@ -204,7 +206,7 @@ impl Ledger {
             self.replay = self.empty_replay(start);
         }
         self.replay.extend(entry);
-        self.told.note(entry);
+        self.told.note(&Note::of(entry));
         self.entries += 1;
         if entry.pcr != self.pcr {
             problem.found(format!("pcr={};list={}", self.pcr, entry.pcr));
@@ -216,7 +218,7 @@ impl Ledger {
 
     /// Replays with none, one, … all pending entries: exactly one fits, or none does.
     fn fit(&mut self, held: &[Digest]) -> Fit {
-        let pending = self.intent.pending().to_vec();
+        let pending = self.intent.pending();
         let whole = Fit::Whole {
             completed: pending.len() as u64,
         };
@@ -224,20 +226,22 @@ impl Ledger {
             // Nothing anchors the list: nothing to compare with, the group is completed.
             return whole;
         }
-        if let Some(start) = pending.first().and_then(segment_start) {
+        if let Some(start) = pending.first().and_then(begins) {
             self.replay = self.empty_replay(&start);
         }
         let mut replay = self.replay.clone();
-        for extended in 0..=pending.len() {
+        let mut values = Vec::new();
+        for line in self.intent.pending() {
             if matches(&replay, self.pcr, held) {
-                for entry in &pending[..extended] {
-                    self.extended(entry);
-                }
-                return whole;
+                break;
             }
-            if let Some(entry) = pending.get(extended) {
-                replay.extend(entry);
-            }
+            let of_line = line.values(replay.banks());
+            replay.extend_values(line.entry().pcr, &of_line);
+            values.push(of_line);
+        }
+        if matches(&replay, self.pcr, held) {
+            values.iter().for_each(|values| self.extended(values));
+            return whole;
         }
         Fit::Broken(self.difference(held.to_vec()))
     }
@@ -267,6 +271,10 @@ impl Ledger {
             }
         }
     }
+}
+
+fn begins(line: &Line) -> Option<Vec<Digest>> {
+    segment_start(line.entry())
 }
 
 /// The PCR values that the chain starts from at `entry`, if it starts there.

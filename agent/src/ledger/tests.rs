@@ -155,8 +155,8 @@ fn a_crash_inside_the_append_is_completed_at_the_next_start() {
 fn a_torn_intent_was_never_begun() {
     let (dir, tpm) = (scratch(), Tpm::new());
     let (mut ledger, _) = open(dir.path(), &tpm);
-    let entry = ledger.entry("x", b"y").unwrap();
-    ledger.intent.stage(vec![entry]);
+    let line = super::Line::of(PCR, "x", b"y").unwrap();
+    ledger.intent.stage(vec![line]);
     let place = ledger.next_place().unwrap();
     ledger.intent.put_at(place);
     ledger.intent.persist().unwrap();

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use ima_log::Entry;
 
 use super::seen::{GENERATION, Key, Seen, key};
-use crate::measure::{batch_number, decode_batch, proto};
+use crate::measure::{Gist, batch_number, proto};
 
 /// Losses by cause and CPU.
 pub type Losses = BTreeMap<(String, u32), u64>;
@@ -42,21 +42,45 @@ impl Default for Told {
     }
 }
 
+/// What is to be noted of an entry.
+#[derive(Debug)]
+pub(super) enum Note {
+    /// A policy event.
+    Value(Key),
+    /// A batch and its number.
+    Batch(u64, Gist),
+    /// An entry that cannot be read.
+    Nothing,
+}
+
+impl Note {
+    /// Reads the entry.
+    pub(super) fn of(entry: &Entry) -> Self {
+        let Ok(fields) = entry.fields() else {
+            return Self::Nothing;
+        };
+        let (name, payload) = (fields.name, fields.payload.unwrap_or_default());
+        match batch_number(name) {
+            Some(seq) => Self::Batch(seq, Gist::of(payload).unwrap_or_default()),
+            None => Self::Value(key(name, payload)),
+        }
+    }
+}
+
 impl Told {
     /// Takes the next entry of the list.
-    pub(super) fn note(&mut self, entry: &Entry) {
-        let Ok(fields) = entry.fields() else { return };
-        let (name, payload) = (fields.name, fields.payload.unwrap_or_default());
-        let Some(seq) = batch_number(name) else {
-            self.seen.insert(key(name, payload));
-            return;
-        };
-        self.next_batch = self.next_batch.max(seq.saturating_add(1));
-        self.note_batch(decode_batch(payload).unwrap_or_default());
+    pub(super) fn note(&mut self, note: &Note) {
+        match note {
+            Note::Value(key) => self.seen.insert(*key),
+            Note::Batch(seq, gist) => {
+                self.next_batch = self.next_batch.max(seq.saturating_add(1));
+                self.note_batch(gist);
+            }
+            Note::Nothing => {}
+        }
     }
 
-    fn note_batch(&mut self, batch: proto::Batch) {
-        use proto::context_event::What;
+    fn note_batch(&mut self, batch: &Gist) {
         if let Some(queue) = batch.queue {
             if self.queue.is_some_and(|known| known.id != queue.id) {
                 // The kernel counts a new queue's losses from zero.
@@ -65,19 +89,16 @@ impl Told {
             }
             self.queue = Some(queue);
         }
-        self.stopped = false;
-        for event in batch.events {
-            self.began.get_or_insert(event.time_ns);
-            self.stopped = matches!(event.what, Some(What::Stop(_)));
-            if let Some(What::Loss(loss)) = event.what {
-                self.note_loss(event.time_ns, loss);
-            }
+        self.stopped = batch.stopped;
+        self.began = self.began.or(batch.began);
+        for (time_ns, loss) in &batch.losses {
+            self.note_loss(*time_ns, loss);
         }
     }
 
     /// After a broken chain a group may be in the list twice: the same loss counts once.
-    fn note_loss(&mut self, time_ns: u64, loss: proto::Loss) {
-        let of = (loss.cause, loss.cpu);
+    fn note_loss(&mut self, time_ns: u64, loss: &proto::Loss) {
+        let of = (loss.cause.clone(), loss.cpu);
         let last = self.loss_times.insert(of.clone(), time_ns);
         if last.is_none_or(|last| last < time_ns) {
             let sum = self.losses.entry(of).or_default();

@@ -17,7 +17,7 @@ use std::{
 
 use super::{Ledger, LedgerError};
 use crate::{
-    containers::Identity,
+    containers::Identities,
     measure::{Batch, ContextEvent, PolicyEvent, loss, measure},
     metrics::Metrics,
     probes::{Event, EventError, Queue, Waker},
@@ -159,6 +159,7 @@ impl Writer {
             ledger,
             feed,
             messages: receiver,
+            identities: Identities::default(),
             group: Group::default(),
             end: None,
             abandoned: false,
@@ -221,12 +222,13 @@ pub fn drain(
     let mut recent = Vec::new();
     let mut last = Instant::now();
     let mut group = Group::default();
+    let mut identities = Identities::default();
     while feed.position() < end {
         if let Some(event) = feed.read() {
             last = Instant::now();
             recent.extend(event.iter().filter(|e| e.time_ns >= since_ns).cloned());
             if feed.position() > from {
-                group.add(event, ledger.boot_id());
+                group.add(event, &mut identities, ledger.boot_id());
             }
         } else if last.elapsed() < UNWRITTEN && feed.position() < end {
             thread::sleep(Duration::from_millis(10));
@@ -284,11 +286,16 @@ impl Group {
     }
 
     /// Adds what the kernel reported; a record that cannot be read is a loss.
-    fn add(&mut self, event: Result<Event, EventError>, boot_id: &str) {
+    fn add(
+        &mut self,
+        event: Result<Event, EventError>,
+        identities: &mut Identities,
+        boot_id: &str,
+    ) {
         self.since.get_or_insert_with(Instant::now);
         match event {
             Ok(event) => {
-                let measured = measure(&event, &Identity::of(&event), boot_id);
+                let measured = measure(&event, &identities.of(&event), boot_id);
                 if measured.policy_event.is_some() {
                     self.seen_ns.push(event.time_ns);
                 }
@@ -321,6 +328,7 @@ struct Desk {
     ledger: Ledger,
     feed: Box<dyn Feed>,
     messages: Receiver<Message>,
+    identities: Identities,
     group: Group,
     /// Where the queue is to be left, and the last word.
     end: Option<(u64, Box<ContextEvent>)>,
@@ -394,7 +402,8 @@ impl Desk {
                 return;
             };
             self.metrics.event(&event);
-            self.group.add(event, self.ledger.boot_id());
+            let boot_id = self.ledger.boot_id();
+            self.group.add(event, &mut self.identities, boot_id);
         }
     }
 

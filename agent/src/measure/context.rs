@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Context events and the batches they travel in.
 
-use std::{collections::HashMap, hash::Hash};
+use std::collections::HashMap;
 
 use cima_abi::{Ns, flag};
 use prost::Message as _;
@@ -9,7 +9,8 @@ use prost::Message as _;
 use super::namespaced::namespaced_digest;
 use crate::{
     containers::Identity,
-    probes::{self, Breach, Event, Hash as FileHash, How, What},
+    probes::{Breach, Command, Event, Hash as FileHash, How, Object, Process, Subject, What},
+    shared::{Hashed, Shared},
 };
 
 /// The schema's types, made from `proto/cima.proto`.
@@ -49,50 +50,61 @@ pub fn decode_batch(payload: &[u8]) -> Option<proto::Batch> {
 /// A context event before it is put into a batch.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ContextEvent {
-    identity: Option<Identity>,
-    lineage: proto::Lineage,
-    file: Option<proto::File>,
     time_ns: u64,
-    what: Said,
+    /// `None`: the agent itself.
+    task: Option<Task>,
+    what: Happened,
+}
+
+/// Whose doing, and to which file.
+#[derive(Debug, Clone, PartialEq)]
+struct Task {
+    tgid: u32,
+    start_ns: u64,
+    tid: u32,
+    ns_tgid: u32,
+    identity: Shared<Identity>,
+    subject: Shared<Subject>,
+    file: Shared<Object>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+enum Happened {
+    Executed(Shared<Command>),
+    Said(Said),
 }
 
 impl ContextEvent {
     /// What the agent says of itself at `time_ns` since boot.
     pub fn of_agent(time_ns: u64, what: Said) -> Self {
         Self {
-            identity: None,
-            lineage: proto::Lineage::default(),
-            file: None,
             time_ns,
-            what,
+            task: None,
+            what: Happened::Said(what),
         }
     }
 
     /// What a container's task did.
-    pub fn of(event: &Event, identity: &Identity, boot_id: &str) -> Self {
+    pub fn of(event: &Event, identity: &Shared<Identity>, boot_id: &str) -> Self {
         let what = match &event.what {
-            What::Exec {
-                args,
-                argc,
-                truncated,
-            } => Said::Execution(proto::Execution {
-                task: Some(task(event)),
-                args: args.clone(),
-                argc: *argc,
-                args_truncated: *truncated,
-            }),
+            What::Exec(command) => Happened::Executed(command.clone()),
             What::Measured { how, hash } => {
-                Said::Mapping(measured(event, *how, hash, identity, boot_id))
+                let mapping = measured(event, *how, hash, identity, boot_id);
+                Happened::Said(Said::Mapping(mapping))
             }
-            What::Breach(kind) => Said::Breach(breach(event, *kind)),
+            What::Breach(kind) => Happened::Said(Said::Breach(breach(*kind))),
         };
         Self {
-            identity: Some(identity.clone()),
-            lineage: proto::Lineage {
-                ancestors: event.ancestors.iter().map(process).collect(),
-            },
-            file: Some(file(event)),
             time_ns: event.time_ns,
+            task: Some(Task {
+                tgid: event.tgid,
+                start_ns: event.start_ns,
+                tid: event.tid,
+                ns_tgid: event.ns_tgid,
+                identity: identity.clone(),
+                subject: event.subject.clone(),
+                file: event.file.clone(),
+            }),
             what,
         }
     }
@@ -107,7 +119,6 @@ fn measured(
 ) -> proto::Mapping {
     use proto::mapping::How as Named;
     let mut mapping = proto::Mapping {
-        task: Some(task(event)),
         writer: event.flags & flag::WRITER != 0,
         copied_up: event.flags & flag::COPIED_UP != 0,
         ..Default::default()
@@ -131,12 +142,9 @@ fn measured(
     mapping
 }
 
-fn breach(event: &Event, kind: Breach) -> proto::Breach {
+fn breach(kind: Breach) -> proto::Breach {
     use proto::breach::Kind;
-    let mut breach = proto::Breach {
-        task: Some(task(event)),
-        ..Default::default()
-    };
+    let mut breach = proto::Breach::default();
     let kind = match kind {
         Breach::Written => Kind::Written,
         Breach::Mprotect { prot } => {
@@ -156,59 +164,66 @@ fn breach(event: &Event, kind: Breach) -> proto::Breach {
     breach
 }
 
-fn process(process: &probes::Process) -> proto::Process {
-    proto::Process {
-        tgid: process.tgid,
-        start_ns: process.start_ns,
-        comm: process.comm.clone(),
-    }
-}
+/// Tag of `Batch.events`: field 4, length-delimited.
+const EVENTS: u8 = 4 << 3 | 2;
 
-fn task(event: &Event) -> proto::Task {
-    proto::Task {
-        process: Some(process(&event.process)),
-        tid: event.tid,
-        ns_tgid: event.ns_tgid,
-        uid: event.uid,
-        gid: event.gid,
-        login_uid: event.login_uid,
-        session: event.session,
-    }
-}
-
-fn file(event: &Event) -> proto::File {
-    // Taken apart so that a new field is not forgotten here.
-    let cima_abi::FileId {
-        inode,
-        size,
-        fs_magic,
-        device,
-        generation,
-        links,
-        mode,
-    } = event.file;
-    proto::File {
-        path: event.path.clone().unwrap_or_default(),
-        inode,
-        device,
-        generation,
-        links,
-        size,
-        mode,
-        fs_magic,
-        overlay: event.flags & flag::OVERLAY != 0,
-        memfd: event.flags & flag::MEMFD != 0,
-        path_unknown: event.path.is_none(),
-    }
-}
-
-/// Collects context events into one payload, each identity, lineage and file once.
+/// Collects context events into one payload, what they have in common once. Each event is
+/// encoded as it comes: a message may be written in parts, of which the last are the events.
 #[derive(Debug, Default)]
 pub struct Batch {
-    identities: HashMap<Identity, u32>,
-    lineages: HashMap<proto::Lineage, u32>,
-    files: HashMap<proto::File, u32>,
-    batch: proto::Batch,
+    tables: Tables,
+    /// The message but for its events.
+    head: proto::Batch,
+    events: Vec<u8>,
+    len: usize,
+    gist: Gist,
+}
+
+/// The number of each value that the batch holds.
+#[derive(Debug, Default)]
+struct Tables {
+    identities: HashMap<Shared<Identity>, u32, Hashed>,
+    lineages: HashMap<Shared<Vec<Process>>, u32, Hashed>,
+    subjects: HashMap<Shared<Subject>, u32, Hashed>,
+    files: HashMap<Shared<Object>, u32, Hashed>,
+    commands: HashMap<Shared<Command>, u32, Hashed>,
+}
+
+/// What the agent itself goes on from once a batch is in the list.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Gist {
+    /// See `proto::Batch`.
+    pub queue: Option<proto::Queue>,
+    /// Time of the first event, ns since boot.
+    pub began: Option<u64>,
+    /// Whether it ends with the agent's farewell.
+    pub stopped: bool,
+    /// Losses, each with its time.
+    pub losses: Vec<(u64, proto::Loss)>,
+}
+
+impl Gist {
+    /// Of the batch in an entry's payload; `None` if it is not one.
+    pub fn of(payload: &[u8]) -> Option<Self> {
+        let batch = decode_batch(payload)?;
+        let mut gist = Self {
+            queue: batch.queue,
+            ..Self::default()
+        };
+        for event in batch.events {
+            let time_ns = batch.time_ns.wrapping_add_signed(event.offset_ns);
+            gist.note(time_ns, event.what.as_ref());
+        }
+        Some(gist)
+    }
+
+    fn note(&mut self, time_ns: u64, what: Option<&Said>) {
+        self.began.get_or_insert(time_ns);
+        self.stopped = matches!(what, Some(Said::Stop(_)));
+        if let Some(Said::Loss(loss)) = what {
+            self.losses.push((time_ns, loss.clone()));
+        }
+    }
 }
 
 impl Batch {
@@ -219,89 +234,204 @@ impl Batch {
 
     /// Says that the kernel's queue `id` is read up to `position` with this batch.
     pub fn set_queue(&mut self, id: u64, position: u64) {
-        self.batch.queue = Some(proto::Queue { id, position });
+        let queue = Some(proto::Queue { id, position });
+        (self.head.queue, self.gist.queue) = (queue, queue);
     }
 
     /// Adds an event.
     pub fn push(&mut self, event: ContextEvent) {
         let ContextEvent {
-            identity,
-            lineage,
-            file,
             time_ns,
+            task,
             what,
         } = event;
-        let identity = identity.map_or(0, |identity| self.identity(identity));
-        let lineage = if lineage.ancestors.is_empty() {
-            0
-        } else {
-            once(lineage, &mut self.batch.lineages, &mut self.lineages)
+        if self.len == 0 {
+            self.head.time_ns = time_ns;
+        }
+        let file = task.as_ref().map_or(0, |task| self.file(&task.file));
+        let what = match what {
+            Happened::Executed(command) => Said::Execution(proto::Execution {
+                command: self.command(&command),
+            }),
+            Happened::Said(what) => what,
         };
-        let file = file.map_or(0, |file| once(file, &mut self.batch.files, &mut self.files));
-        self.batch.events.push(proto::ContextEvent {
-            time_ns,
-            identity,
-            lineage,
+        self.gist.note(time_ns, Some(&what));
+        let event = proto::ContextEvent {
+            offset_ns: time_ns.wrapping_sub(self.head.time_ns).cast_signed(),
+            task: task.map(|task| self.task(time_ns, &task)),
             file,
             what: Some(what),
-        });
+        };
+        self.events.push(EVENTS);
+        // A Vec grows as needed.
+        let _ = event.encode_length_delimited(&mut self.events);
+        self.len += 1;
     }
 
-    fn identity(&mut self, identity: Identity) -> u32 {
-        if let Some(index) = self.identities.get(&identity) {
-            return *index;
+    fn task(&mut self, time_ns: u64, task: &Task) -> proto::Task {
+        proto::Task {
+            tgid: task.tgid,
+            age_ns: time_ns.wrapping_sub(task.start_ns).cast_signed(),
+            tid: if task.tid == task.tgid { 0 } else { task.tid },
+            ns_tgid: task.ns_tgid,
+            identity: self.identity(&task.identity),
+            subject: self.subject(&task.subject),
         }
-        self.batch.identities.push(proto::Identity {
-            mnt_ns: identity.ns(Ns::Mnt),
-            mnt_generation: identity.mnt_generation,
-            pid_ns: identity.ns(Ns::Pid),
-            user_ns: identity.ns(Ns::User),
-            uts_ns: identity.ns(Ns::Uts),
-            net_ns: identity.ns(Ns::Net),
-            ipc_ns: identity.ns(Ns::Ipc),
-            cgroup_ns: identity.ns(Ns::Cgroup),
-            time_ns: identity.ns(Ns::Time),
-            cgroup_id: identity.cgroup_id,
-            cgroup_path: identity.cgroup.clone(),
-            container_id: identity.container_id.clone(),
-        });
-        let number = number(self.batch.identities.len());
-        self.identities.insert(identity, number);
-        number
+    }
+
+    fn identity(&mut self, identity: &Shared<Identity>) -> u32 {
+        once(
+            identity,
+            &mut self.head.identities,
+            &mut self.tables.identities,
+            |identity| proto::Identity {
+                mnt_ns: identity.ns(Ns::Mnt),
+                mnt_generation: identity.mnt_generation,
+                pid_ns: identity.ns(Ns::Pid),
+                user_ns: identity.ns(Ns::User),
+                uts_ns: identity.ns(Ns::Uts),
+                net_ns: identity.ns(Ns::Net),
+                ipc_ns: identity.ns(Ns::Ipc),
+                cgroup_ns: identity.ns(Ns::Cgroup),
+                time_ns: identity.ns(Ns::Time),
+                cgroup_id: identity.cgroup_id,
+                cgroup_path: identity.cgroup.clone(),
+                container_id: identity.container_id.clone(),
+            },
+        )
+    }
+
+    fn subject(&mut self, subject: &Shared<Subject>) -> u32 {
+        if let Some(number) = self.tables.subjects.get(subject) {
+            return *number;
+        }
+        let lineage = if subject.ancestors.is_empty() {
+            0
+        } else {
+            self.lineage(&subject.ancestors)
+        };
+        once(
+            subject,
+            &mut self.head.subjects,
+            &mut self.tables.subjects,
+            |subject| proto::Subject {
+                comm: subject.comm.clone(),
+                uid: subject.uid,
+                gid: subject.gid,
+                login_uid: subject.login_uid,
+                session: subject.session,
+                lineage,
+            },
+        )
+    }
+
+    fn lineage(&mut self, ancestors: &Shared<Vec<Process>>) -> u32 {
+        once(
+            ancestors,
+            &mut self.head.lineages,
+            &mut self.tables.lineages,
+            |ancestors| proto::Lineage {
+                ancestors: ancestors.iter().map(process).collect(),
+            },
+        )
+    }
+
+    fn file(&mut self, file: &Shared<Object>) -> u32 {
+        once(file, &mut self.head.files, &mut self.tables.files, object)
+    }
+
+    fn command(&mut self, command: &Shared<Command>) -> u32 {
+        once(
+            command,
+            &mut self.head.commands,
+            &mut self.tables.commands,
+            |command| proto::Command {
+                args: command.args.clone(),
+                argc: command.argc,
+                args_truncated: command.truncated,
+            },
+        )
     }
 
     /// Events so far.
     pub fn len(&self) -> usize {
-        self.batch.events.len()
+        self.len
     }
 
     /// Whether there is nothing to say.
     pub fn is_empty(&self) -> bool {
-        self.batch.events.is_empty()
+        self.len == 0
+    }
+
+    /// What is to be remembered of it.
+    pub fn gist(&self) -> &Gist {
+        &self.gist
     }
 
     /// The payload of the entry `cima-ctx:<seq>`.
     pub fn into_payload(mut self, seq: u64) -> Vec<u8> {
-        self.batch.seq = seq;
+        self.head.seq = seq;
         let mut payload = PAYLOAD_PREFIX.to_vec();
         // A Vec grows as needed.
-        let _ = self.batch.encode(&mut payload);
+        let _ = self.head.encode(&mut payload);
+        payload.append(&mut self.events);
         payload
     }
 }
 
-/// The number of `message` in the batch, which holds it once.
-fn once<M: Clone + Eq + Hash>(message: M, held: &mut Vec<M>, numbers: &mut HashMap<M, u32>) -> u32 {
-    if let Some(number) = numbers.get(&message) {
-        return *number;
+fn process(process: &Process) -> proto::Process {
+    proto::Process {
+        tgid: process.tgid,
+        start_ns: process.start_ns,
+        comm: process.comm.clone(),
     }
-    held.push(message.clone());
-    let number = number(held.len());
-    numbers.insert(message, number);
-    number
 }
 
-/// Numbers count from one. A batch is cut long before 2^32: see the ledger's limit.
-fn number(len: usize) -> u32 {
-    u32::try_from(len).unwrap_or(u32::MAX)
+fn object(object: &Object) -> proto::File {
+    // Taken apart so that a new field is not forgotten here.
+    let Object {
+        id:
+            cima_abi::FileId {
+                inode,
+                size,
+                fs_magic,
+                device,
+                generation,
+                links,
+                mode,
+            },
+        path,
+        overlay,
+        memfd,
+    } = object;
+    proto::File {
+        path: path.clone().unwrap_or_default(),
+        inode: *inode,
+        device: *device,
+        generation: *generation,
+        links: *links,
+        size: *size,
+        mode: *mode,
+        fs_magic: *fs_magic,
+        overlay: *overlay,
+        memfd: *memfd,
+        path_unknown: path.is_none(),
+    }
+}
+
+/// The number of `value` in the batch, which holds it once.
+fn once<T: Eq, M>(
+    value: &Shared<T>,
+    held: &mut Vec<M>,
+    numbers: &mut HashMap<Shared<T>, u32, Hashed>,
+    message: impl FnOnce(&T) -> M,
+) -> u32 {
+    if let Some(number) = numbers.get(value) {
+        return *number;
+    }
+    held.push(message(value));
+    // Numbers count from one. A batch is cut long before 2^32: see the ledger's limit.
+    let number = u32::try_from(held.len()).unwrap_or(u32::MAX);
+    numbers.insert(value.clone(), number);
+    number
 }

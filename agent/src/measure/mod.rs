@@ -12,7 +12,7 @@ mod namespaced;
 mod policy_event;
 
 pub use context::{
-    Batch, ContextEvent, PAYLOAD_PREFIX, batch_name, batch_number, decode_batch, proto,
+    Batch, ContextEvent, Gist, PAYLOAD_PREFIX, batch_name, batch_number, decode_batch, proto,
 };
 pub use name::{escape, unescape};
 pub use namespaced::namespaced_digest;
@@ -23,6 +23,7 @@ use cima_abi::flag;
 use crate::{
     containers::Identity,
     probes::{Breach, Event, Hash, What},
+    shared::Shared,
 };
 
 /// The file type in a mode, and that of a regular file: `include/uapi/linux/stat.h`.
@@ -39,12 +40,12 @@ pub struct Measured {
 }
 
 /// Measures one event of the container `identity`, on the boot `boot_id`.
-pub fn measure(event: &Event, identity: &Identity, boot_id: &str) -> Measured {
+pub fn measure(event: &Event, identity: &Shared<Identity>, boot_id: &str) -> Measured {
     let policy_event = match &event.what {
         What::Measured { hash, .. } => Some(measured(event, hash)),
         What::Breach(breach) => Some(breached(event, *breach)),
         // What is executed is also measured; the execution itself is context.
-        What::Exec { .. } => None,
+        What::Exec(_) => None,
     };
     Measured {
         policy_event,
@@ -53,8 +54,8 @@ pub fn measure(event: &Event, identity: &Identity, boot_id: &str) -> Measured {
 }
 
 fn measured(event: &Event, hash: &Hash) -> PolicyEvent {
-    let path = event.path.as_deref();
-    let kind = event.file.mode & S_IFMT;
+    let path = event.file.path.as_deref();
+    let kind = event.file.id.mode & S_IFMT;
     if kind != S_IFREG {
         // The kernel hashes as many bytes as the size says: none of a device.
         return violation(event, Violation::Hash, &format!("type={kind:o}"));
@@ -76,7 +77,7 @@ fn measured(event: &Event, hash: &Hash) -> PolicyEvent {
         "open"
     } else {
         let Some(path) = path else {
-            let detail = format!("inode={};{digest}", event.file.inode);
+            let detail = format!("inode={};{digest}", event.file.id.inode);
             return violation(event, Violation::Path, &detail);
         };
         return PolicyEvent::exec(path, digest);
@@ -94,7 +95,7 @@ fn breached(event: &Event, breach: Breach) -> PolicyEvent {
 }
 
 fn violation(event: &Event, kind: Violation, detail: &str) -> PolicyEvent {
-    PolicyEvent::violation(kind, event.path.as_deref().unwrap_or_default(), detail)
+    PolicyEvent::violation(kind, event.file.path.as_deref().unwrap_or_default(), detail)
 }
 
 /// What is said of `count` events that were lost on `cpu` at `at_ns` since boot. With the

@@ -11,7 +11,7 @@ use std::{
 };
 
 use cima_abi::{Loss, Stat};
-use ima_log::{Digest, Entry};
+use ima_log::Digest;
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{
@@ -30,6 +30,8 @@ use crate::{
 
 pub use serve::{Listen, MetricsError, serve};
 
+const EXECUTION: &str = "execution";
+
 /// A counter's one label.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Kind {
@@ -40,6 +42,8 @@ struct Kind {
 pub struct Metrics {
     registry: Registry,
     events: Family<Kind, Counter>,
+    /// The one of `events` that counts most.
+    executions: Counter,
     losses: Family<Kind, Counter>,
     files: Family<Kind, Counter>,
     entries: Counter,
@@ -62,9 +66,12 @@ impl std::fmt::Debug for Metrics {
 
 impl Default for Metrics {
     fn default() -> Self {
+        let events = Family::<Kind, Counter>::default();
+        let executions = events.get_or_create(&Kind { kind: EXECUTION }).clone();
         let metrics = Self {
             registry: Registry::with_prefix("cima"),
-            events: Family::default(),
+            events,
+            executions,
             losses: Family::default(),
             files: Family::default(),
             entries: Counter::default(),
@@ -140,7 +147,11 @@ impl Metrics {
         let kind = event
             .as_ref()
             .map_or("unreadable", |event| name(&event.what));
-        self.events.get_or_create(&Kind { kind }).inc();
+        if kind == EXECUTION {
+            self.executions.inc();
+        } else {
+            self.events.get_or_create(&Kind { kind }).inc();
+        }
     }
 
     /// `count` events were lost.
@@ -206,7 +217,7 @@ impl Metrics {
 
 fn name(what: &What) -> &'static str {
     match what {
-        What::Exec { .. } => "execution",
+        What::Exec(_) => EXECUTION,
         What::Measured { how, .. } => match how {
             How::Mapped { .. } => "mapping",
             How::Script => "script",
@@ -252,9 +263,9 @@ impl Sink for Timed {
         self.asking(|sink| sink.read())
     }
 
-    fn extend(&mut self, entry: &Entry) -> Result<(), SinkError> {
+    fn extend(&mut self, values: &[Digest]) -> Result<(), SinkError> {
         let started = std::time::Instant::now();
-        self.asking(|sink| sink.extend(entry))?;
+        self.asking(|sink| sink.extend(values))?;
         if self.sink.pcr().is_some() {
             self.metrics.extends.inc();
             self.metrics.extend.observe(started.elapsed().as_secs_f64());

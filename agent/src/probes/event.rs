@@ -3,9 +3,14 @@
 //! object that was measured at start, but not to be of this agent's version:
 //! lengths and the version are checked, nothing is assumed.
 
+use std::mem::offset_of;
+
 use cima_abi::{ABI_VERSION, Ancestor, FileId, Header, Kind, NO_HASH, NS_COUNT, flag};
 use ima_log::{Digest, HashAlgorithm};
 use zerocopy::FromBytes;
+
+use super::memo::Memo;
+use crate::shared::Shared;
 
 /// Why a record could not be read.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -40,14 +45,7 @@ pub enum What {
         hash: Hash,
     },
     /// A program was executed.
-    Exec {
-        /// First bytes of the arguments, whole arguments except perhaps the last.
-        args: Vec<Vec<u8>>,
-        /// How many there were.
-        argc: u32,
-        /// Whether `args` is not all of them.
-        truncated: bool,
-    },
+    Exec(Shared<Command>),
     /// Something that cannot be measured, or undoes a measurement.
     Breach(Breach),
 }
@@ -106,8 +104,19 @@ pub enum Hash {
     Failed(i32),
 }
 
+/// What a program was given.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Command {
+    /// First bytes of the arguments, whole arguments except perhaps the last.
+    pub args: Vec<Vec<u8>>,
+    /// How many there were.
+    pub argc: u32,
+    /// Whether `args` is not all of them.
+    pub truncated: bool,
+}
+
 /// A process in the ancestry of an event.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Process {
     /// Thread-group id in the initial pid namespace.
     pub tgid: u32,
@@ -117,20 +126,12 @@ pub struct Process {
     pub comm: Vec<u8>,
 }
 
-/// One event.
-#[derive(Debug, Clone)]
-pub struct Event {
-    /// What happened.
-    pub what: What,
-    /// When, ns since boot.
-    pub time_ns: u64,
-    /// The process.
-    pub process: Process,
-    /// Thread id in the initial pid namespace.
-    pub tid: u32,
-    /// Thread-group id in its own pid namespace.
-    pub ns_tgid: u32,
-    /// Real user and group in the initial user namespace.
+/// Who does something: what the executions of one program by one parent have in common.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Subject {
+    /// Name of the thread.
+    pub comm: Vec<u8>,
+    /// Real user in the initial user namespace.
     pub uid: u32,
     /// Real group.
     pub gid: u32,
@@ -138,6 +139,13 @@ pub struct Event {
     pub login_uid: Option<u32>,
     /// Audit session, `None`: unset.
     pub session: Option<u32>,
+    /// Parents, nearest first.
+    pub ancestors: Shared<Vec<Process>>,
+}
+
+/// Where a task lives.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Home {
     /// Namespace inodes in the order of `cima_abi::Ns`.
     pub ns: [u32; NS_COUNT],
     /// Sequence number of the mount namespace.
@@ -146,27 +154,78 @@ pub struct Event {
     pub cgroup_id: u64,
     /// Cgroup path from the hierarchy's root, `…/` in front if its start was cut off.
     pub cgroup: Vec<u8>,
-    /// The file's identity.
-    pub file: FileId,
+    /// Whether it was.
+    pub cgroup_truncated: bool,
+}
+
+/// A file and what it is called.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Object {
+    /// Its identity.
+    pub id: FileId,
     /// Its path as the process sees it; `None` if it could not be made.
     pub path: Option<Vec<u8>>,
+    /// Whether the path lies on overlayfs.
+    pub overlay: bool,
+    /// Memory of a memfd or a System V segment, not a file with a name.
+    pub memfd: bool,
+}
+
+/// One event.
+#[derive(Debug, Clone)]
+pub struct Event {
+    /// What happened.
+    pub what: What,
+    /// When, ns since boot.
+    pub time_ns: u64,
+    /// Thread-group id in the initial pid namespace.
+    pub tgid: u32,
+    /// Start of the process, ns since boot.
+    pub start_ns: u64,
+    /// Thread id in the initial pid namespace.
+    pub tid: u32,
+    /// Thread-group id in its own pid namespace.
+    pub ns_tgid: u32,
+    /// Who did it.
+    pub subject: Shared<Subject>,
+    /// Where.
+    pub home: Shared<Home>,
+    /// To which file.
+    pub file: Shared<Object>,
     /// Bits of `cima_abi::flag`.
     pub flags: u16,
-    /// Parents, nearest first.
-    pub ancestors: Vec<Process>,
 }
 
 /// Value of `loginuid` and `sessionid` that means unset (`include/linux/audit.h`).
 const UNSET: u32 = u32::MAX;
 
-impl Event {
+/// Reads records. Remembers the parts that the next record is likely to have in common with
+/// one before: on a busy node almost all of them, so that they need not be made again.
+#[derive(Debug, Default)]
+pub struct Parser {
+    subjects: Memo<Subject>,
+    ancestors: Memo<Vec<Process>>,
+    homes: Memo<Home>,
+    files: Memo<Object>,
+    commands: Memo<Command>,
+}
+
+impl Parser {
     /// Reads one record.
     ///
     /// # Errors
     /// A record that is too short, of another version or of unknown kind.
-    pub fn parse(record: &[u8]) -> Result<Self, EventError> {
+    pub fn parse(&mut self, record: &[u8]) -> Result<Event, EventError> {
         let short = || EventError::Short { len: record.len() };
-        let (header, rest) = Header::read_from_prefix(record).map_err(|_| short())?;
+        let copy;
+        let (header, rest) = if let Ok(whole) = Header::ref_from_prefix(record) {
+            whole
+        } else {
+            // Too short, or not aligned as the ring's records are.
+            let (header, rest) = Header::read_from_prefix(record).map_err(|_| short())?;
+            copy = header;
+            (&copy, rest)
+        };
         if header.version != ABI_VERSION {
             return Err(EventError::Version {
                 found: header.version,
@@ -176,36 +235,156 @@ impl Event {
         let path = rest
             .get(..usize::from(header.path_len).min(cap))
             .ok_or_else(short)?;
-        let what = what(&header, rest.get(cap..).unwrap_or_default()).ok_or_else(short)??;
-        let set = |id: u32| (id != UNSET).then_some(id);
-        Ok(Self {
+        let room = rest.get(cap..).unwrap_or_default();
+        let what = self.what(header, room).ok_or_else(short)??;
+        Ok(Event {
             what,
             time_ns: header.time_ns,
-            process: Process {
-                tgid: header.tgid,
-                start_ns: header.start_ns,
-                comm: until_nul(&header.comm).to_vec(),
-            },
+            tgid: header.tgid,
+            start_ns: header.start_ns,
             tid: header.tid,
             ns_tgid: header.ns_tgid,
+            subject: self.subject(header, record),
+            home: self.home(header, record),
+            file: self.file(header, record, path),
+            flags: header.flags,
+        })
+    }
+
+    /// What a record tells; `room` is what lies behind the path. `None`: it is too short.
+    fn what(&mut self, header: &Header, room: &[u8]) -> Option<Result<What, EventError>> {
+        let kind = Kind::ALL
+            .into_iter()
+            .find(|kind| *kind as u8 == header.kind);
+        let measured = |how| What::Measured {
+            how,
+            hash: hash(header),
+        };
+        let (prot, map_flags) = (header.prot, header.map_flags);
+        Some(Ok(match kind {
+            Some(Kind::Map) => measured(How::Mapped { prot, map_flags }),
+            Some(Kind::Script) => measured(How::Script),
+            Some(Kind::KernelRead) => measured(How::KernelRead { id: map_flags }),
+            Some(Kind::Exec) => {
+                let args = room.get(..usize::from(header.args_len))?;
+                What::Exec(self.command(header, args))
+            }
+            Some(Kind::Written) => What::Breach(Breach::Written),
+            Some(Kind::Mprotect) => What::Breach(Breach::Mprotect { prot }),
+            Some(Kind::Anonymous) => What::Breach(Breach::Anonymous { prot, map_flags }),
+            Some(Kind::KernelLoad) => What::Breach(Breach::KernelLoad { id: map_flags }),
+            None => return Some(Err(EventError::Kind(header.kind))),
+        }))
+    }
+
+    fn command(&mut self, header: &Header, bytes: &[u8]) -> Shared<Command> {
+        let argc = header.argc.to_ne_bytes();
+        // The environment behind the arguments is not looked at: what a slot holds has as
+        // many NULs as there are arguments.
+        let key = header.file.inode ^ u64::from(header.argc);
+        if let Some((raw, command)) = self.commands.slot(key) {
+            let args = &raw[argc.len()..];
+            let same = if command.truncated {
+                bytes == args
+            } else {
+                bytes.starts_with(args)
+            };
+            if same && raw.starts_with(&argc) {
+                return command.clone();
+            }
+        }
+        let (args, truncated) = arguments(bytes, header.argc);
+        let used = if truncated {
+            bytes.len()
+        } else {
+            args.iter().map(|arg| arg.len() + 1).sum()
+        };
+        let command = Command {
+            args,
+            argc: header.argc,
+            truncated,
+        };
+        self.commands.keep(key, &[&argc, &bytes[..used]], command)
+    }
+
+    fn subject(&mut self, header: &Header, record: &[u8]) -> Shared<Subject> {
+        let used = header.ancestors.iter().take_while(|a| a.tgid != 0).count();
+        let ancestors = &header.ancestors[..used];
+        let begin = offset_of!(Header, ancestors);
+        let lineage = &record[begin..begin + used * size_of::<Ancestor>()];
+        let who = &record[offset_of!(Header, uid)..offset_of!(Header, ns)];
+        let parent = ancestors.first().map_or(0, |parent| parent.start_ns);
+        let name = header.comm.first_chunk().copied().unwrap_or_default();
+        let key = parent ^ u64::from_ne_bytes(name);
+        let raw = [who, &header.comm, lineage];
+        if let Some(subject) = self.subjects.find(key, &raw) {
+            return subject;
+        }
+        let ancestors = self.ancestors.find(parent, &[lineage]).unwrap_or_else(|| {
+            let ancestors = ancestors.iter().map(process).collect();
+            self.ancestors.keep(parent, &[lineage], ancestors)
+        });
+        let set = |id: u32| (id != UNSET).then_some(id);
+        let subject = Subject {
+            comm: until_nul(&header.comm).to_vec(),
             uid: header.uid,
             gid: header.gid,
             login_uid: set(header.login_uid),
             session: set(header.session),
-            ns: header.ns,
-            mnt_generation: header.mnt_generation,
-            cgroup_id: header.cgroup_id,
-            cgroup: cgroup_path(&header),
-            file: header.file,
-            path: (header.flags & flag::NO_PATH == 0).then(|| path.to_vec()),
-            flags: header.flags,
-            ancestors: header
-                .ancestors
-                .iter()
-                .filter(|a| a.tgid != 0)
-                .map(process)
-                .collect(),
+            ancestors,
+        };
+        self.subjects.keep(key, &raw, subject)
+    }
+
+    fn home(&mut self, header: &Header, record: &[u8]) -> Shared<Home> {
+        let cgroup_truncated = header.flags & flag::CGROUP_TRUNCATED != 0;
+        let len = usize::from(header.cgroup_len).min(header.cgroup.len());
+        let raw = [
+            &record[offset_of!(Header, ns)..offset_of!(Header, prot)],
+            &record[offset_of!(Header, mnt_generation)..offset_of!(Header, map_flags)],
+            &[u8::from(cgroup_truncated)],
+            &header.cgroup[..len],
+        ];
+        let key = header.cgroup_id ^ header.mnt_generation;
+        self.homes.find(key, &raw).unwrap_or_else(|| {
+            let home = Home {
+                ns: header.ns,
+                mnt_generation: header.mnt_generation,
+                cgroup_id: header.cgroup_id,
+                cgroup: cgroup_path(&header.cgroup[..len], cgroup_truncated),
+                cgroup_truncated,
+            };
+            self.homes.keep(key, &raw, home)
         })
+    }
+
+    fn file(&mut self, header: &Header, record: &[u8], path: &[u8]) -> Shared<Object> {
+        const KIND: u16 = flag::NO_PATH | flag::OVERLAY | flag::MEMFD;
+        let raw = [
+            &record[offset_of!(Header, file)..offset_of!(Header, digest)],
+            &(header.flags & KIND).to_ne_bytes(),
+            path,
+        ];
+        let key = header.file.inode;
+        self.files.find(key, &raw).unwrap_or_else(|| {
+            let object = Object {
+                id: header.file,
+                path: (header.flags & flag::NO_PATH == 0).then(|| path.to_vec()),
+                overlay: header.flags & flag::OVERLAY != 0,
+                memfd: header.flags & flag::MEMFD != 0,
+            };
+            self.files.keep(key, &raw, object)
+        })
+    }
+}
+
+impl Event {
+    /// Reads one record.
+    ///
+    /// # Errors
+    /// As [`Parser::parse`].
+    pub fn parse(record: &[u8]) -> Result<Self, EventError> {
+        Parser::default().parse(record)
     }
 
     /// Whether this is the same report as `other`, made by another set of probes that was
@@ -213,52 +392,21 @@ impl Event {
     pub fn is_twin_of(&self, other: &Event) -> bool {
         (
             self.tid,
-            self.process.start_ns,
-            self.file.inode,
-            self.mnt_generation,
+            self.start_ns,
+            self.file.id.inode,
+            self.home.mnt_generation,
         ) == (
             other.tid,
-            other.process.start_ns,
-            other.file.inode,
-            other.mnt_generation,
-        ) && (&self.what, &self.path) == (&other.what, &other.path)
+            other.start_ns,
+            other.file.id.inode,
+            other.home.mnt_generation,
+        ) && (&self.what, &self.file.path) == (&other.what, &other.file.path)
     }
 
     /// Whether the agent's self-test caused it.
     pub fn is_self_test(&self) -> bool {
         self.flags & flag::SELF_TEST != 0
     }
-}
-
-/// What a record tells; `room` is what lies behind the path. `None`: it is too short.
-fn what(header: &Header, room: &[u8]) -> Option<Result<What, EventError>> {
-    let kind = Kind::ALL
-        .into_iter()
-        .find(|kind| *kind as u8 == header.kind);
-    let measured = |how| What::Measured {
-        how,
-        hash: hash(header),
-    };
-    let (prot, map_flags) = (header.prot, header.map_flags);
-    Some(Ok(match kind {
-        Some(Kind::Map) => measured(How::Mapped { prot, map_flags }),
-        Some(Kind::Script) => measured(How::Script),
-        Some(Kind::KernelRead) => measured(How::KernelRead { id: map_flags }),
-        Some(Kind::Exec) => {
-            let args = room.get(..usize::from(header.args_len))?;
-            let (args, truncated) = arguments(args, header.argc);
-            What::Exec {
-                args,
-                argc: header.argc,
-                truncated,
-            }
-        }
-        Some(Kind::Written) => What::Breach(Breach::Written),
-        Some(Kind::Mprotect) => What::Breach(Breach::Mprotect { prot }),
-        Some(Kind::Anonymous) => What::Breach(Breach::Anonymous { prot, map_flags }),
-        Some(Kind::KernelLoad) => What::Breach(Breach::KernelLoad { id: map_flags }),
-        None => return Some(Err(EventError::Kind(header.kind))),
-    }))
 }
 
 fn process(ancestor: &Ancestor) -> Process {
@@ -306,14 +454,13 @@ fn arguments(bytes: &[u8], argc: u32) -> (Vec<Vec<u8>>, bool) {
 }
 
 /// Components come nearest first; the path starts at the root.
-fn cgroup_path(header: &Header) -> Vec<u8> {
-    let len = usize::from(header.cgroup_len).min(header.cgroup.len());
-    let components: Vec<&[u8]> = header.cgroup[..len]
+fn cgroup_path(components: &[u8], truncated: bool) -> Vec<u8> {
+    let mut path = Vec::with_capacity(components.len() + 4);
+    let components: Vec<&[u8]> = components
         .split(|b| *b == 0)
         .filter(|c| !c.is_empty())
         .collect();
-    let mut path = Vec::with_capacity(len + 2);
-    if header.flags & flag::CGROUP_TRUNCATED != 0 {
+    if truncated {
         path.extend_from_slice("…".as_bytes());
     }
     for component in components.iter().rev() {
@@ -364,9 +511,7 @@ mod tests {
 
     fn args_of(record: &[u8]) -> (Vec<Vec<u8>>, bool) {
         match Event::parse(record).unwrap().what {
-            What::Exec {
-                args, truncated, ..
-            } => (args, truncated),
+            What::Exec(command) => (command.args.clone(), command.truncated),
             other => panic!("it is an execution, not {other:?}"),
         }
     }
@@ -428,21 +573,34 @@ mod tests {
 
     #[test]
     fn the_cgroup_path_is_turned_round_and_says_when_it_is_cut() {
-        let mut header = Header::read_from_prefix(&record(Kind::Map, b"", b"", 0))
-            .unwrap()
-            .0;
         let components = b"container\0libpod-1\0";
-        header.cgroup[..components.len()].copy_from_slice(components);
-        header.cgroup_len = u16::try_from(components.len()).unwrap();
-        assert_eq!(cgroup_path(&header), b"/libpod-1/container");
-        header.flags |= flag::CGROUP_TRUNCATED;
-        assert_eq!(cgroup_path(&header), "…/libpod-1/container".as_bytes());
-        header.cgroup_len = 0;
-        header.flags = 0;
-        assert_eq!(cgroup_path(&header), b"/");
+        let cut = "…/libpod-1/container".as_bytes();
+        assert_eq!(cgroup_path(components, false), b"/libpod-1/container");
+        assert_eq!(cgroup_path(components, true), cut);
+        assert_eq!(cgroup_path(b"", false), b"/");
+    }
+
+    /// Everything of an event, by value.
+    fn told(event: &Result<Event, EventError>) -> String {
+        format!("{event:?}")
     }
 
     proptest! {
+        #[test]
+        fn what_is_remembered_of_other_records_changes_nothing(
+            edits in proptest::collection::vec((0..size_of::<Header>() + SHORT_PATH + 40, 0..4u8), 0..60),
+            argc in 0..4u16,
+        ) {
+            let mut parser = Parser::default();
+            let mut bytes = record(Kind::Exec, b"/bin/ls", b"ls\0-l\0/tmp\0HOME=/\0", argc);
+            for (at, byte) in edits {
+                if at > 3 {
+                    bytes[at] = byte;
+                }
+                prop_assert_eq!(told(&parser.parse(&bytes)), told(&Event::parse(&bytes)));
+            }
+        }
+
         #[test]
         fn no_bytes_make_it_panic(mut bytes in proptest::collection::vec(any::<u8>(), 0..4000), path_cap: u16) {
             let _ = Event::parse(&bytes);

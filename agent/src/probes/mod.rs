@@ -7,13 +7,16 @@
 mod btf;
 mod event;
 mod load;
+mod memo;
 mod pins;
 mod queue;
 mod ring;
 mod self_test;
 
 pub use btf::{BtfError, Offsets, VMLINUX};
-pub use event::{Breach, Event, EventError, Hash, How, Process, What};
+pub use event::{
+    Breach, Command, Event, EventError, Hash, Home, How, Object, Parser, Process, Subject, What,
+};
 pub use load::{Attached, LoadError, Losses, Probes, Retired, Settings, Stats, retire, unload};
 pub use pins::Set;
 pub use queue::{Queue, Waker};

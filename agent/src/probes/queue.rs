@@ -17,7 +17,7 @@ use rustix::{
     time::Timespec,
 };
 
-use super::{Event, EventError, ring::Ring};
+use super::{Event, EventError, Parser, ring::Ring};
 
 /// A ring buffer map as a descriptor.
 #[derive(Debug)]
@@ -34,6 +34,7 @@ impl AsFd for RingMap {
 pub struct Queue {
     id: u64,
     ring: Ring<RingMap>,
+    parser: Parser,
     epoll: OwnedFd,
     woken: Arc<OwnedFd>,
     /// Events of another set of probes that are in the list: each hides its twin here.
@@ -67,6 +68,7 @@ impl Queue {
         Ok(Self {
             id,
             ring,
+            parser: Parser::default(),
             epoll,
             woken: Arc::new(woken),
             twins: Vec::new(),
@@ -116,7 +118,7 @@ impl Queue {
     pub fn read(&mut self) -> Option<Result<Event, EventError>> {
         loop {
             let (record, _) = self.ring.next()?;
-            let event = Event::parse(record);
+            let event = self.parser.parse(record);
             // Borrowed from the ring no longer.
             if self.twins.is_empty() || !event.as_ref().is_ok_and(|event| self.is_known(event)) {
                 return Some(event);

@@ -119,10 +119,10 @@ async fn collect(probes: &mut Probes, pid: u32) -> Result<Collected, SelfTestErr
                 Ok(event) => event,
                 Err(error) => return Err(error.into()),
             };
-            let of_child = event.process.tgid == pid;
+            let of_child = event.tgid == pid;
             match event.what {
-                What::Exec { .. } if of_child => exec = Some(event),
-                What::Measured { .. } if of_child && event.file.inode == own_inode => {
+                What::Exec(_) if of_child => exec = Some(event),
+                What::Measured { .. } if of_child && event.file.id.inode == own_inode => {
                     map = Some(event);
                 }
                 _ => {}
@@ -161,21 +161,37 @@ fn compare(events: &Collected, pid: u32) -> Result<(), SelfTestError> {
     let exec = &events.exec;
     let me = ProcProcess::myself()?;
     let stat = me.stat()?;
-    same("the process's namespaces", exec.ns, namespaces_of("self")?)?;
-    if exec.mnt_generation == 0 {
+    same(
+        "the process's namespaces",
+        exec.home.ns,
+        namespaces_of("self")?,
+    )?;
+    if exec.home.mnt_generation == 0 {
         return same("the mount namespace's generation", "0", "a number above 0");
     }
-    same("the login uid", exec.login_uid, own_audit_id("loginuid")?)?;
+    same(
+        "the login uid",
+        exec.subject.login_uid,
+        own_audit_id("loginuid")?,
+    )?;
     same(
         "the audit session",
-        exec.session,
+        exec.subject.session,
         own_audit_id("sessionid")?,
     )?;
-    same("the user id", exec.uid, rustix::process::getuid().as_raw())?;
-    same("the group id", exec.gid, rustix::process::getgid().as_raw())?;
+    same(
+        "the user id",
+        exec.subject.uid,
+        rustix::process::getuid().as_raw(),
+    )?;
+    same(
+        "the group id",
+        exec.subject.gid,
+        rustix::process::getgid().as_raw(),
+    )?;
     same("the thread id", exec.tid, pid)?;
     same("the process id in its namespace", exec.ns_tgid, pid)?;
-    let parent = exec.ancestors.first();
+    let parent = exec.subject.ancestors.first();
     same(
         "the parent's process id",
         parent.map(|p| p.tgid),
@@ -191,7 +207,7 @@ fn compare(events: &Collected, pid: u32) -> Result<(), SelfTestError> {
         parent.map(|p| p.start_ns / TICK_NS),
         Some(stat.starttime),
     )?;
-    let grandparent = exec.ancestors.get(1).map_or(0, |p| p.tgid);
+    let grandparent = exec.subject.ancestors.get(1).map_or(0, |p| p.tgid);
     same(
         "the grandparent's process id",
         grandparent,
@@ -200,16 +216,16 @@ fn compare(events: &Collected, pid: u32) -> Result<(), SelfTestError> {
     if let Some(cgroup) = me.cgroups()?.0.iter().find(|c| c.hierarchy == 0) {
         same(
             "the cgroup path",
-            String::from_utf8_lossy(&exec.cgroup).into_owned(),
+            String::from_utf8_lossy(&exec.home.cgroup).into_owned(),
             cgroup.pathname.clone(),
         )?;
     }
     match &exec.what {
-        What::Exec { args, argc, .. } => {
-            same("the argument count", *argc, 2)?;
+        What::Exec(command) => {
+            same("the argument count", command.argc, 2)?;
             same(
                 "the last argument",
-                args.last().map(Vec::as_slice),
+                command.args.last().map(Vec::as_slice),
                 Some(b"--version".as_slice()),
             )
         }
@@ -225,25 +241,25 @@ fn compare(events: &Collected, pid: u32) -> Result<(), SelfTestError> {
 fn compare_file(map: &Event) -> Result<Digest, SelfTestError> {
     let exe = Path::new("/proc/self/exe");
     let stat = fs::metadata(exe)?;
-    same("the file's size", map.file.size, stat.size())?;
-    same("the file's mode", map.file.mode, stat.mode())?;
+    same("the file's size", map.file.id.size, stat.size())?;
+    same("the file's mode", map.file.id.mode, stat.mode())?;
     same(
         "the file's link count",
-        u64::from(map.file.links),
+        u64::from(map.file.id.links),
         stat.nlink(),
     )?;
-    same("the file's device", map.file.device, device_of(exe)?)?;
+    same("the file's device", map.file.id.device, device_of(exe)?)?;
     // statfs reports the magic as a signed long, 32 bits of it used.
     let magic = rustix::fs::statfs(exe).map_err(io::Error::from)?.f_type;
     same(
         "the file system's magic",
-        map.file.fs_magic & 0xffff_ffff,
+        map.file.id.fs_magic & 0xffff_ffff,
         (magic as u64) & 0xffff_ffff,
     )?;
     let path = fs::read_link(exe)?;
     same(
         "the file's path",
-        map.path.clone(),
+        map.file.path.clone(),
         Some(path.into_os_string().into_encoded_bytes()),
     )?;
     let What::Measured {

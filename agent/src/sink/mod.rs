@@ -11,7 +11,7 @@ pub use none::NoSink;
 pub use pcr::PcrSink;
 pub use rules::{PcrRefused, PcrWarning, kernel_ima_entries, pcr_rule};
 
-use ima_log::{Digest, Entry};
+use ima_log::{Digest, HashAlgorithm};
 
 /// Why an anchor is out of reach.
 #[derive(Debug, thiserror::Error)]
@@ -59,6 +59,9 @@ pub enum SinkError {
     /// No bank has the PCR.
     #[error("no PCR bank of the TPM has PCR {0}: allocate one (tpm2_pcrallocate) and reboot")]
     NoBank(u32),
+    /// A bank that came to be after the list was opened.
+    #[error("the TPM's {0} bank was not there when the list was opened: restart cimad")]
+    NewBank(HashAlgorithm),
     /// A bank that would be left behind, open to a forged history.
     #[error(
         "the TPM's {0} bank is allocated but cima cannot extend it: deallocate it (tpm2_pcrallocate) and reboot"
@@ -77,11 +80,13 @@ pub trait Sink: Send {
     /// The TPM does not answer.
     fn read(&mut self) -> Result<Vec<Digest>, SinkError>;
 
-    /// Extends every allocated bank with that bank's own hash of the entry.
+    /// Extends every allocated bank with its value for an entry: `values` has one for each, in
+    /// the banks' order.
     ///
     /// # Errors
-    /// The TPM does not answer. Whether it extended is then unknown: [`Sink::read`] tells.
-    fn extend(&mut self, entry: &Entry) -> Result<(), SinkError>;
+    /// The TPM does not answer. Whether it extended is then unknown: [`Sink::read`] tells. Or it
+    /// has a bank that there is no value for: then nothing was extended.
+    fn extend(&mut self, values: &[Digest]) -> Result<(), SinkError>;
 
     /// Builds the connection anew after an error.
     ///

@@ -3,7 +3,7 @@
 
 use std::{fs::File, str::FromStr};
 
-use ima_log::{Digest, Entry, HashAlgorithm};
+use ima_log::{Digest, HashAlgorithm};
 use tss_esapi::{
     Context, TctiNameConf,
     constants::CapabilityType,
@@ -87,11 +87,12 @@ impl Sink for PcrSink {
             .collect()
     }
 
-    fn extend(&mut self, entry: &Entry) -> Result<(), SinkError> {
+    fn extend(&mut self, values: &[Digest]) -> Result<(), SinkError> {
         let failed = self.failed("extend");
         let mut digests = DigestValues::new();
         for bank in &self.banks {
-            let value = entry.extend_value(*bank);
+            let value = values.iter().find(|value| value.algorithm() == *bank);
+            let value = value.ok_or(SinkError::NewBank(*bank))?;
             let value = TpmDigest::try_from(value.bytes().to_vec()).map_err(&failed)?;
             digests.set(tpm_algorithm(*bank), value);
         }

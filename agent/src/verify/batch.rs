@@ -11,30 +11,33 @@ use prost::Message;
 use crate::measure::{PAYLOAD_PREFIX, proto};
 
 /// Events that a batch may have: the agent's ledger puts 1,000 into one at most.
-const EVENTS: usize = 1 << 16;
+const MOST: usize = 1 << 16;
 /// Bytes that one event may have.
 const EVENT: usize = 1 << 20;
-/// Bytes that one identity may have: a cgroup path is 4 KiB at most.
-const IDENTITY: usize = 1 << 14;
-/// Bytes that one lineage may have: eight processes.
-const LINEAGE: usize = 1 << 12;
-/// Bytes that one file may have: a path is 4 KiB at most.
-const FILE: usize = 1 << 13;
+/// Bytes that an element of a table may have. A cgroup path or a file's is 4 KiB at most, a
+/// lineage eight processes, a command 512 bytes of arguments.
+const ELEMENT: usize = 1 << 14;
 
-/// `Batch.seq`, `Batch.identities`, `Batch.events`, `Batch.lineages`, `Batch.files`.
+/// Fields of `Batch`.
 const SEQ: u32 = 1;
-const IDENTITIES: u32 = 2;
-const EVENTS_FIELD: u32 = 3;
-const LINEAGES: u32 = 5;
-const FILES: u32 = 6;
+const TIME: u32 = 3;
+const EVENTS: u32 = 4;
+const IDENTITIES: u32 = 5;
+const LINEAGES: u32 = 6;
+const SUBJECTS: u32 = 7;
+const FILES: u32 = 8;
+const COMMANDS: u32 = 9;
 
 /// A batch that is well formed on the outside.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct BatchView<'a> {
     seq: u64,
+    time_ns: u64,
     identities: Vec<&'a [u8]>,
     lineages: Vec<&'a [u8]>,
+    subjects: Vec<&'a [u8]>,
     files: Vec<&'a [u8]>,
+    commands: Vec<&'a [u8]>,
     body: &'a [u8],
 }
 
@@ -45,12 +48,19 @@ pub struct EventView<'a> {
     pub bytes: &'a [u8],
     /// `None` if it is not an event.
     pub event: Option<proto::ContextEvent>,
-    /// The identity it refers to; `None`: the agent itself, or one that cannot be read.
+    /// When, ns since boot.
+    pub time_ns: u64,
+    /// The identity it refers to; `None`: the agent itself, or one that cannot be read. So
+    /// with the others.
     pub identity: Option<proto::Identity>,
-    /// The ancestors it refers to.
+    /// Who.
+    pub subject: Option<proto::Subject>,
+    /// Whose child.
     pub lineage: Option<proto::Lineage>,
-    /// The file it refers to.
+    /// The file at issue.
     pub file: Option<proto::File>,
+    /// What a program was given.
+    pub command: Option<proto::Command>,
 }
 
 impl<'a> BatchView<'a> {
@@ -58,31 +68,49 @@ impl<'a> BatchView<'a> {
     #[must_use]
     pub fn of(payload: &'a [u8]) -> Option<Self> {
         let body = payload.strip_prefix(PAYLOAD_PREFIX)?;
-        let (mut seq, mut events) = (0, 0);
-        let (mut identities, mut lineages, mut files) = (Vec::new(), Vec::new(), Vec::new());
+        let mut view = Self {
+            body,
+            ..Self::default()
+        };
+        let mut events = 0;
         for field in Fields(body) {
-            match field? {
-                (SEQ, Value::Varint(value)) => seq = value,
-                (IDENTITIES, Value::Bytes(bytes)) => identities.push(bytes),
-                (LINEAGES, Value::Bytes(bytes)) => lineages.push(bytes),
-                (FILES, Value::Bytes(bytes)) => files.push(bytes),
-                (EVENTS_FIELD, Value::Bytes(_)) => events += 1,
-                (SEQ | IDENTITIES | EVENTS_FIELD | LINEAGES | FILES, _) => return None,
-                // A newer schema's field.
-                _ => {}
-            }
-            let tables = identities.len().max(lineages.len()).max(files.len());
-            if tables.max(events) > EVENTS {
-                return None;
+            let (number, value) = field?;
+            match (number, value) {
+                (SEQ, Value::Varint(seq)) => view.seq = seq,
+                (TIME, Value::Varint(time_ns)) => view.time_ns = time_ns,
+                (EVENTS, Value::Bytes(_)) => {
+                    events += 1;
+                    if events > MOST {
+                        return None;
+                    }
+                }
+                (SEQ | TIME | EVENTS, _) => return None,
+                (number, value) => {
+                    // Else a newer schema's field.
+                    if let Some(table) = view.table(number) {
+                        let Value::Bytes(bytes) = value else {
+                            return None;
+                        };
+                        if table.len() >= MOST {
+                            return None;
+                        }
+                        table.push(bytes);
+                    }
+                }
             }
         }
-        Some(Self {
-            seq,
-            identities,
-            lineages,
-            files,
-            body,
-        })
+        Some(view)
+    }
+
+    fn table(&mut self, number: u32) -> Option<&mut Vec<&'a [u8]>> {
+        match number {
+            IDENTITIES => Some(&mut self.identities),
+            LINEAGES => Some(&mut self.lineages),
+            SUBJECTS => Some(&mut self.subjects),
+            FILES => Some(&mut self.files),
+            COMMANDS => Some(&mut self.commands),
+            _ => None,
+        }
     }
 
     /// Number of the batch since boot.
@@ -94,28 +122,41 @@ impl<'a> BatchView<'a> {
     /// Its events, in order.
     pub fn events(&self) -> impl Iterator<Item = EventView<'a>> + '_ {
         Fields(self.body).filter_map(|field| match field? {
-            (EVENTS_FIELD, Value::Bytes(bytes)) => Some(self.event(bytes)),
+            (EVENTS, Value::Bytes(bytes)) => Some(self.event(bytes)),
             _ => None,
         })
     }
 
     fn event(&self, bytes: &'a [u8]) -> EventView<'a> {
+        use proto::context_event::What;
         let event: Option<proto::ContextEvent> = decode(bytes, EVENT);
         let of = event.as_ref();
+        let task = of.and_then(|of| of.task);
+        let subject: Option<proto::Subject> =
+            task.and_then(|task| referred(&self.subjects, task.subject));
+        let command = of.and_then(|of| match &of.what {
+            Some(What::Execution(execution)) => referred(&self.commands, execution.command),
+            _ => None,
+        });
         EventView {
             bytes,
-            identity: of.and_then(|of| referred(&self.identities, of.identity, IDENTITY)),
-            lineage: of.and_then(|of| referred(&self.lineages, of.lineage, LINEAGE)),
-            file: of.and_then(|of| referred(&self.files, of.file, FILE)),
+            time_ns: of.map_or(0, |of| self.time_ns.wrapping_add_signed(of.offset_ns)),
+            identity: task.and_then(|task| referred(&self.identities, task.identity)),
+            lineage: subject
+                .as_ref()
+                .and_then(|subject| referred(&self.lineages, subject.lineage)),
+            subject,
+            file: of.and_then(|of| referred(&self.files, of.file)),
+            command,
             event,
         }
     }
 }
 
 /// The message that an event refers to by its number, which counts from one.
-fn referred<M: Message + Default>(messages: &[&[u8]], number: u32, limit: usize) -> Option<M> {
+fn referred<M: Message + Default>(messages: &[&[u8]], number: u32) -> Option<M> {
     let index = usize::try_from(number).ok()?.checked_sub(1)?;
-    decode(messages.get(index)?, limit)
+    decode(messages.get(index)?, ELEMENT)
 }
 
 fn decode<M: Message + Default>(bytes: &[u8], limit: usize) -> Option<M> {
@@ -195,68 +236,81 @@ mod tests {
     use super::*;
     use crate::measure::decode_batch;
     use proptest::prelude::*;
+    use proto::context_event::What;
 
-    fn batch(seq: u64, identities: &[u32], events: &[(u64, u32)]) -> Vec<u8> {
+    /// A batch of five tables with an element for each of `numbers`.
+    fn batch(seq: u64, numbers: &[u32], events: &[(u64, u32)]) -> Vec<u8> {
+        fn each<M>(numbers: &[u32], of: impl Fn(u32) -> M) -> Vec<M> {
+            numbers.iter().map(|number| of(*number)).collect()
+        }
+        let time_ns = events.first().map_or(0, |(time_ns, _)| *time_ns);
+        let event = |(at, number): &(u64, u32)| proto::ContextEvent {
+            offset_ns: at.wrapping_sub(time_ns).cast_signed(),
+            task: Some(proto::Task {
+                identity: *number,
+                subject: *number,
+                ..Default::default()
+            }),
+            file: *number,
+            what: Some(What::Execution(proto::Execution { command: *number })),
+        };
         let batch = proto::Batch {
             seq,
-            identities: identities
-                .iter()
-                .map(|inode| proto::Identity {
-                    mnt_ns: *inode,
-                    ..Default::default()
-                })
-                .collect(),
-            events: events
-                .iter()
-                .map(|(time_ns, identity)| proto::ContextEvent {
-                    time_ns: *time_ns,
-                    identity: *identity,
-                    lineage: *identity,
-                    file: *identity,
-                    what: Some(proto::context_event::What::Stop(proto::Stop {})),
-                })
-                .collect(),
-            lineages: identities
-                .iter()
-                .map(|tgid| proto::Lineage {
-                    ancestors: vec![proto::Process {
-                        tgid: *tgid,
-                        ..Default::default()
-                    }],
-                })
-                .collect(),
-            files: identities
-                .iter()
-                .map(|inode| proto::File {
-                    inode: (*inode).into(),
-                    ..Default::default()
-                })
-                .collect(),
             queue: None,
+            time_ns,
+            events: events.iter().map(event).collect(),
+            identities: each(numbers, |mnt_ns| proto::Identity {
+                mnt_ns,
+                ..Default::default()
+            }),
+            lineages: each(numbers, |tgid| proto::Lineage {
+                ancestors: vec![proto::Process {
+                    tgid,
+                    ..Default::default()
+                }],
+            }),
+            subjects: each(numbers, |uid| proto::Subject {
+                uid,
+                lineage: uid % 5,
+                ..Default::default()
+            }),
+            files: each(numbers, |inode| proto::File {
+                inode: inode.into(),
+                ..Default::default()
+            }),
+            commands: each(numbers, |argc| proto::Command {
+                argc,
+                ..Default::default()
+            }),
         };
         [PAYLOAD_PREFIX, &batch.encode_to_vec()].concat()
+    }
+
+    fn at<M>(table: &[M], number: u32) -> Option<&M> {
+        table.get(usize::try_from(number).unwrap().checked_sub(1)?)
     }
 
     proptest! {
         #[test]
         fn what_the_agent_writes_is_read_as_the_schema_says(
             seq: u64,
-            identities in prop::collection::vec(any::<u32>(), 0..5),
+            numbers in prop::collection::vec(any::<u32>(), 0..5),
             events in prop::collection::vec((any::<u64>(), 0..7u32), 0..9),
         ) {
-            let payload = batch(seq, &identities, &events);
+            let payload = batch(seq, &numbers, &events);
             let (view, whole) = (BatchView::of(&payload).unwrap(), decode_batch(&payload).unwrap());
             prop_assert_eq!(view.seq(), whole.seq);
             let views: Vec<_> = view.events().collect();
             prop_assert_eq!(views.len(), whole.events.len());
-            for (view, event) in views.into_iter().zip(whole.events) {
-                let index = usize::try_from(event.identity).unwrap().checked_sub(1);
-                let identity = index.and_then(|index| whole.identities.get(index));
-                prop_assert_eq!(view.identity.as_ref(), identity);
-                let lineage = index.and_then(|index| whole.lineages.get(index));
+            for ((view, event), (time_ns, number)) in views.into_iter().zip(whole.events).zip(events) {
+                prop_assert_eq!(view.time_ns, time_ns);
+                let subject = at(&whole.subjects, number);
+                let lineage = subject.and_then(|subject| at(&whole.lineages, subject.lineage));
+                prop_assert_eq!(view.identity.as_ref(), at(&whole.identities, number));
+                prop_assert_eq!(view.subject.as_ref(), subject);
                 prop_assert_eq!(view.lineage.as_ref(), lineage);
-                let file = index.and_then(|index| whole.files.get(index));
-                prop_assert_eq!(view.file.as_ref(), file);
+                prop_assert_eq!(view.file.as_ref(), at(&whole.files, number));
+                prop_assert_eq!(view.command.as_ref(), at(&whole.commands, number));
                 prop_assert_eq!(view.event, Some(event));
             }
         }
@@ -273,9 +327,9 @@ mod tests {
     #[test]
     fn a_batch_of_more_events_than_any_agent_writes_is_refused() {
         let mut payload = PAYLOAD_PREFIX.to_vec();
-        payload.extend([0x1a, 0].repeat(EVENTS));
+        payload.extend([0x22, 0].repeat(MOST));
         assert!(BatchView::of(&payload).is_some());
-        payload.extend([0x1a, 0]);
+        payload.extend([0x22, 0]);
         assert!(BatchView::of(&payload).is_none());
     }
 }

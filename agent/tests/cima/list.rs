@@ -102,11 +102,11 @@ impl List {
     ) {
         let batch = proto::Batch {
             seq: self.next_batch,
+            time_ns: 5,
             identities,
             events,
-            lineages: Vec::new(),
             files,
-            queue: None,
+            ..Default::default()
         };
         let payload = [PAYLOAD_PREFIX, &batch.encode_to_vec()].concat();
         self.entry(&batch_name(self.next_batch), &payload);
@@ -131,8 +131,12 @@ impl List {
             algorithm: "sha256".into(),
             ..Default::default()
         };
-        let event = proto::ContextEvent {
+        let task = proto::Task {
             identity: 1,
+            ..Default::default()
+        };
+        let event = proto::ContextEvent {
+            task: Some(task),
             file: 1,
             ..event(What::Mapping(mapping))
         };
@@ -211,9 +215,8 @@ pub(crate) fn pcr_args(values: &[Digest]) -> Vec<String> {
 
 fn event(what: What) -> proto::ContextEvent {
     proto::ContextEvent {
-        time_ns: 5,
-        identity: 0,
-        lineage: 0,
+        offset_ns: 0,
+        task: None,
         file: 0,
         what: Some(what),
     }

@@ -163,7 +163,7 @@ pub struct Ancestor {
 
 /// The file as the kernel knows it.
 #[repr(C)]
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "user", derive(FromBytes, Immutable, KnownLayout))]
 pub struct FileId {
     /// Inode number (of the overlay's own inode for a file on overlayfs).

@@ -21,12 +21,20 @@ impl Entry {
         record
     }
 
+    /// Bytes of the binary record.
+    #[must_use]
+    pub fn binary_len(&self) -> usize {
+        let data_len = if self.template.has_data_len() { 4 } else { 0 };
+        let (hash, name) = (self.template_hash.bytes(), self.template.name());
+        8 + hash.len() + name.len() + data_len + self.data.len()
+    }
+
     /// Appends the binary record to `list`: [`Entry::to_binary`] without a vector of its own.
     pub fn append_binary(&self, list: &mut Vec<u8>) {
         let name = self.template.name();
         let hash = self.template_hash.bytes();
         let word = |value: u32| self.byte_order.u32_bytes(value);
-        list.reserve(12 + hash.len() + name.len() + self.data.len());
+        list.reserve(self.binary_len());
         list.extend_from_slice(&word(self.pcr));
         list.extend_from_slice(hash);
         list.extend_from_slice(&word(len32(name.len())));

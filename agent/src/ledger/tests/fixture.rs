@@ -72,7 +72,7 @@ impl Tpm {
     /// Somebody else's extend.
     pub(crate) fn foreign(&self) {
         let entry = Entry::ima_buf(PCR, HashAlgorithm::Sha256, "foreign", b"").unwrap();
-        self.with(|state| state.extend(&entry));
+        self.with(|state| state.extend(&values_of(&entry)));
     }
 
     /// The TPM is reset, alone.
@@ -93,12 +93,13 @@ impl State {
         }
     }
 
-    pub(crate) fn extend(&mut self, entry: &Entry) {
+    pub(crate) fn extend(&mut self, values: &[Digest]) {
         if let Some(real) = &mut self.real {
-            return real.extend(entry).unwrap();
+            return real.extend(values).unwrap();
         }
-        for value in &mut self.values {
-            *value = value.extended(&entry.extend_value(value.algorithm()));
+        for held in &mut self.values {
+            let mut of_bank = values.iter().filter(|v| v.algorithm() == held.algorithm());
+            *held = held.extended(of_bank.next().expect("a value for each bank"));
         }
     }
 }
@@ -112,7 +113,7 @@ impl Sink for Tpm {
         Ok(self.values())
     }
 
-    fn extend(&mut self, entry: &Entry) -> Result<(), SinkError> {
+    fn extend(&mut self, values: &[Digest]) -> Result<(), SinkError> {
         while self.with(|state| state.hangs) {
             thread::sleep(Duration::from_millis(5));
         }
@@ -122,13 +123,13 @@ impl Sink for Tpm {
             }
             if state.fails_after == Some(0) {
                 if state.extends_anyway {
-                    state.extend(entry);
+                    state.extend(values);
                 }
                 state.fails_after = None;
                 return Err(SinkError::NoBank(PCR));
             }
             state.fails_after = state.fails_after.map(|n| n - 1);
-            state.extend(entry);
+            state.extend(values);
             Ok(())
         })
     }
@@ -139,6 +140,13 @@ impl Sink for Tpm {
         }
         Ok(())
     }
+}
+
+/// What a bank of any kind is extended with for an entry.
+fn values_of(entry: &Entry) -> Vec<Digest> {
+    HashAlgorithm::ALL
+        .map(|bank| entry.extend_value(bank))
+        .to_vec()
 }
 
 pub(crate) fn origin() -> Origin {
@@ -191,7 +199,9 @@ pub(crate) fn names(dir: &Path) -> Vec<String> {
 /// Whether the whole list, from zero, gives the TPM's values.
 pub(crate) fn replays(dir: &Path, tpm: &Tpm) -> bool {
     let mut state = State::new();
-    list(dir).iter().for_each(|entry| state.extend(entry));
+    for entry in list(dir) {
+        state.extend(&values_of(&entry));
+    }
     state.values == tpm.values()
 }
 

@@ -16,14 +16,14 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use ima_log::{Digest, Entry};
+use ima_log::{BinaryReader, Digest, Entry};
 use rustix::io::Errno;
 
 use crate::{
     ledger::{
         Ledger, LedgerError, Opened, Store,
         disk::{Disk, OsDisk},
-        intent::records,
+        intent::{FORMAT, records},
         recovery,
         tests::fixture::{PCR, origin},
     },
@@ -276,12 +276,20 @@ impl State {
             .any(|(_, durable)| durable.windows(record.len()).any(|bytes| bytes == record))
     }
 
-    /// Before an extend: the entry must survive a power cut.
-    fn is_durable(&self, entry: &Entry) -> bool {
+    /// Before an extend: the entry that is extended must survive a power cut.
+    fn durable(&self, values: &[Digest]) -> Option<Entry> {
         self.durable_files()
-            .filter(|(path, _)| path.ends_with("intent"))
-            .any(|(_, durable)| records(durable).contains(entry))
-            || self.is_listed_for_good(entry)
+            .flat_map(|(path, durable)| match path {
+                path if path.ends_with("intent") => records(durable),
+                path if is_segment(path) => BinaryReader::new(durable.as_slice(), FORMAT)
+                    .map_while(|record| Some(record.ok()?.1))
+                    .collect(),
+                _ => Vec::new(),
+            })
+            .find(|entry| {
+                let of_entry = |value: &Digest| entry.extend_value(value.algorithm()) == *value;
+                values.iter().all(of_entry)
+            })
     }
 
     fn sync(&mut self, file: &File) {
@@ -466,7 +474,7 @@ impl Sink for RigSink {
         self.tpm.read()
     }
 
-    fn extend(&mut self, entry: &Entry) -> Result<(), SinkError> {
+    fn extend(&mut self, values: &[Digest]) -> Result<(), SinkError> {
         // Only the disk refuses; the TPM's own failures are its own.
         let stopped = self.rig.with(|state| match state.plan {
             Plan::Refuse { .. } => false,
@@ -475,14 +483,10 @@ impl Sink for RigSink {
         if stopped {
             return Err(SinkError::NoBank(PCR));
         }
-        let durable = self.rig.with(|state| state.is_durable(entry));
-        assert!(
-            durable,
-            "{} is extended before it is on the disk",
-            entry.display_name()
-        );
-        self.tpm.extend(entry)?;
-        self.rig.with(|state| state.extended.push(entry.clone()));
+        let durable = self.rig.with(|state| state.durable(values));
+        let entry = durable.expect("what is extended is on the disk before");
+        self.tpm.extend(values)?;
+        self.rig.with(|state| state.extended.push(entry));
         Ok(())
     }
 
