@@ -5,6 +5,7 @@
 //! measure did, and that nobody else did.
 
 mod copies;
+mod hooks;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -15,6 +16,7 @@ use clap::{Parser, ValueEnum};
 use serde_json::{Value, json};
 
 use copies::{Copies, Program};
+use hooks::Hooks;
 
 use super::Scenario;
 use crate::agent::{Running, Site, text};
@@ -49,6 +51,9 @@ struct Arguments {
     /// Execute from an overlay's lower layer, as a container does
     #[arg(long)]
     overlay: bool,
+    /// Have the kernel count what cimad's programs cost
+    #[arg(long)]
+    hooks: bool,
 }
 
 /// Who measures.
@@ -169,7 +174,7 @@ fn play(claims: &mut Claims, arguments: &[String]) {
         let mine: Vec<Row> = mine.collect();
         rows.extend(match under {
             Under::None => without(claims, &mine),
-            Under::Cimad => with_cimad(claims, &mine),
+            Under::Cimad => with_cimad(claims, &mine, asked.hooks),
             Under::Ima => with_ima(claims, &mine),
         });
     }
@@ -220,12 +225,12 @@ fn ima_lines(directory: &str) -> usize {
     list.lines().filter(|line| line.contains(&below)).count()
 }
 
-fn with_cimad(claims: &mut Claims, rows: &[Row]) -> Vec<Value> {
+fn with_cimad(claims: &mut Claims, rows: &[Row], hooks: bool) -> Vec<Value> {
     let site = Site::shipped();
     let agent = site.start();
     let mut timed = Vec::new();
     for &row in rows {
-        let claimed = claims.claim(&title(row), || time_agent(row, &site, &agent));
+        let claimed = claims.claim(&title(row), || time_agent(row, &site, &agent, hooks));
         timed.extend(claimed.map(|(blocks, more)| (row, blocks, more)));
     }
     agent.stop();
@@ -246,11 +251,13 @@ fn with_cimad(claims: &mut Claims, rows: &[Row]) -> Vec<Value> {
 }
 
 /// [`time`], with what the agent does for it.
-fn time_agent(row: Row, site: &Site, agent: &Running<'_>) -> (Vec<f64>, Value) {
+fn time_agent(row: Row, site: &Site, agent: &Running<'_>, hooks: bool) -> (Vec<f64>, Value) {
     let copies = row.copies();
+    let mut counted = None;
     let mut cpu = Duration::ZERO;
     let blocks = time(row, &copies, || {
         site.caught_up();
+        counted = hooks.then(|| Hooks::count(&site.pins()));
         cpu = agent.cpu();
     });
     let ended = Instant::now();
@@ -261,6 +268,7 @@ fn time_agent(row: Row, site: &Site, agent: &Running<'_>) -> (Vec<f64>, Value) {
     let more = json!({
         "agent_cpu_us": cpu,
         "caught_up_after_ms": after.as_secs_f64() * 1e3,
+        "hooks": counted.map(|hooks| hooks.tell(runs)),
     });
     (blocks, more)
 }

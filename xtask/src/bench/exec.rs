@@ -41,6 +41,9 @@ pub(super) struct Args {
     /// Execute from an overlay, as containers do, instead of the root's ext4
     #[arg(long)]
     overlay: bool,
+    /// Also have the kernel count what each of cimad's programs costs, which adds to the times
+    #[arg(long)]
+    hooks: bool,
     /// Print JSON instead of a table
     #[arg(long)]
     json: bool,
@@ -55,6 +58,7 @@ impl Args {
             program: None,
             under: Under::value_variants().to_vec(),
             overlay: false,
+            hooks: false,
             json,
         }
     }
@@ -113,6 +117,16 @@ struct Row {
     agent_cpu_us: Option<f64>,
     /// From the last execution until cimad has written what it knew.
     caught_up_after_ms: Option<f64>,
+    /// What cimad's programs cost, if that was asked for.
+    hooks: Option<Vec<Hook>>,
+}
+
+/// One of cimad's programs, for one execution.
+#[derive(Deserialize, Serialize)]
+struct Hook {
+    hook: String,
+    ns: f64,
+    runs: f64,
 }
 
 pub(super) fn run(args: &Args) -> Result<Verdict, Error> {
@@ -148,6 +162,7 @@ fn machine(args: &Args) -> Result<Run, Error> {
         program,
         under,
         overlay,
+        hooks,
         json: _,
     } = args;
     let words = [
@@ -158,6 +173,7 @@ fn machine(args: &Args) -> Result<Run, Error> {
     let words = words.map(|(option, value)| [option.to_owned(), value]);
     let mut words = words.concat();
     words.extend(overlay.then(|| "--overlay".to_owned()));
+    words.extend(hooks.then(|| "--hooks".to_owned()));
     Ok(Run {
         stage: Some(workspace::stage()),
         staged: programs::build()?,
@@ -314,6 +330,9 @@ impl fmt::Display for Report {
                 let rows = self.rows.iter();
                 for row in rows.filter(|row| (row.program, row.pass) == (*program, *pass)) {
                     self.line(f, row)?;
+                    for hook in row.hooks.iter().flatten() {
+                        writeln!(f, "{hook}")?;
+                    }
                 }
             }
         }
@@ -345,6 +364,18 @@ impl Report {
             events.unwrap_or_default(),
             figure(row.agent_cpu_us, "µs"),
             figure(row.caught_up_after_ms, "ms"),
+        )
+    }
+}
+
+impl fmt::Display for Hook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { hook, ns, runs } = self;
+        write!(
+            f,
+            "    {hook:<24}{:>8.0} ns x {runs:>6.2} ={:>8.2} µs",
+            ns / runs,
+            ns / 1e3
         )
     }
 }
