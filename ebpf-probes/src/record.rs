@@ -20,8 +20,10 @@ use crate::{
 
 /// `PAGE_SIZE` of x86-64, and the least of every other architecture.
 const PAGE: u64 = 4096;
-/// Bytes that may wait without the agent being woken.
+/// After how many bytes the agent is woken for executions, at most; in a small ring
+/// buffer after its [`RING_PARTS`]th part.
 const RING_PART: u64 = 1 << 20;
+const RING_PARTS: u64 = 8;
 
 /// What a hook has to say.
 pub struct Event<'a> {
@@ -97,8 +99,8 @@ struct TooLong;
 /// Hands the event to the agent, or counts it lost. True if the agent is sure to get it.
 #[inline(never)]
 pub fn emit(event: &Event) -> bool {
-    emit_as::<ShortMap, true>(event)
-        .or_else(|TooLong| emit_as::<LongMap, true>(event))
+    emit_as::<ShortMap, true>(event, 0)
+        .or_else(|TooLong| emit_as::<LongMap, true>(event, 0))
         .unwrap_or(false)
 }
 
@@ -106,14 +108,16 @@ pub fn emit(event: &Event) -> bool {
 /// list of hooks that may sleep.
 #[inline(never)]
 pub fn emit_without_path(event: &Event) -> bool {
-    emit_as::<ShortMap, false>(event).unwrap_or(false)
+    emit_as::<ShortMap, false>(event, 0).unwrap_or(false)
 }
 
 /// The same for an execution, whose arguments are copied from the task: may sleep.
 #[inline(never)]
 pub fn emit_execution(event: &Event) -> bool {
-    emit_as::<ShortExec, true>(event)
-        .or_else(|TooLong| emit_as::<LongExec, true>(event))
+    // A reservation that is given up moves the position on, too.
+    let before = EVENTS.query(PRODUCER);
+    emit_as::<ShortExec, true>(event, before)
+        .or_else(|TooLong| emit_as::<LongExec, true>(event, before))
         .unwrap_or(false)
 }
 
@@ -129,8 +133,9 @@ fn loss(kind: Kind) -> Loss {
     }
 }
 
+/// `before`: see [`wakeup`].
 #[inline(always)]
-fn emit_as<R: Shape, const PATH: bool>(event: &Event) -> Result<bool, TooLong> {
+fn emit_as<R: Shape, const PATH: bool>(event: &Event, before: u64) -> Result<bool, TooLong> {
     let entry = if event.who.flags & flag::SELF_TEST == 0 {
         EVENTS.reserve::<R>(0)
     } else {
@@ -183,20 +188,31 @@ fn emit_as<R: Shape, const PATH: bool>(event: &Event) -> Result<bool, TooLong> {
             arguments(header, path.add(R::PATH), event.how.args);
         }
     }
-    entry.submit(wakeup::<R>(event));
+    entry.submit(wakeup::<R>(event, before));
     Ok(true)
 }
 
-/// `BPF_RB_NO_WAKEUP`, `BPF_RB_FORCE_WAKEUP`, `BPF_RB_AVAIL_DATA` (`include/uapi/linux/bpf.h`).
+/// `BPF_RB_NO_WAKEUP`, `BPF_RB_FORCE_WAKEUP`, `BPF_RB_RING_SIZE`, `BPF_RB_PROD_POS`
+/// (`include/uapi/linux/bpf.h`).
 const QUIETLY: u64 = 1;
 const AT_ONCE: u64 = 2;
-const AVAILABLE: u64 = 0;
+const SIZE: u64 = 1;
+const PRODUCER: u64 = 3;
 
-/// An execution is context and may wait until the agent looks; what a verifier wants to
-/// know may not, nor may anything once a good part of the ring buffer is taken.
+/// What a verifier wants to know may not wait. An execution is context and may wait until
+/// the agent looks, which is told to whenever another part of the ring buffer is taken: not
+/// as long as much of it is, since what is read is released only when it is in the list.
+///
+/// `before` is the producer's position before the record was reserved. Whose record crosses
+/// the border of a part sees it between the two, whatever other CPUs reserve meanwhile.
 #[inline(always)]
-fn wakeup<R: Shape>(event: &Event) -> u64 {
-    if R::ARGS && event.who.flags & flag::SELF_TEST == 0 && EVENTS.query(AVAILABLE) < RING_PART {
+fn wakeup<R: Shape>(event: &Event, before: u64) -> u64 {
+    if !R::ARGS || event.who.flags & flag::SELF_TEST != 0 {
+        return AT_ONCE;
+    }
+    // A power of two, as the size is.
+    let part = RING_PART.min(EVENTS.query(SIZE) / RING_PARTS);
+    if (before ^ EVENTS.query(PRODUCER)) < part {
         QUIETLY
     } else {
         AT_ONCE
