@@ -55,7 +55,7 @@ impl<T: fmt::Debug> fmt::Debug for Shared<T> {
     }
 }
 
-/// For maps whose keys are [`Shared`]: the key's own hash is taken as it is.
+/// For maps whose keys are [`Shared`], or several: their own hashes are good enough.
 pub type Hashed = BuildHasherDefault<TakenAsIs>;
 
 /// See [`Hashed`].
@@ -73,7 +73,8 @@ impl Hasher for TakenAsIs {
     }
 
     fn write_u64(&mut self, hash: u64) {
-        self.0 = hash;
+        // Different for (a, b) and (b, a), and nothing that somebody without the key can aim.
+        self.0 = self.0.rotate_left(23) ^ hash;
     }
 }
 

@@ -33,20 +33,19 @@ pub fn batch_in_two_ways(payload: &[u8]) -> Option<proto::Batch> {
         let subject = referred(&whole.subjects, task.subject);
         let lineage = subject.and_then(|subject| referred(&whole.lineages, subject.lineage));
         let command = match event.what {
-            Some(What::Execution(execution)) => referred(&whole.commands, execution.command),
+            Some(What::Execution(command)) => referred(&whole.commands, command),
             _ => None,
         };
         assert_eq!(
             view.time_ns,
             whole.time_ns.wrapping_add_signed(event.offset_ns)
         );
-        assert_eq!(
-            view.identity.as_ref(),
-            referred(&whole.identities, task.identity)
-        );
+        let identity = subject.and_then(|subject| referred(&whole.identities, subject.identity));
+        let file = command.map_or(event.file, |command| command.file);
+        assert_eq!(view.identity.as_ref(), identity);
         assert_eq!(view.subject.as_ref(), subject);
         assert_eq!(view.lineage.as_ref(), lineage);
-        assert_eq!(view.file.as_ref(), referred(&whole.files, event.file));
+        assert_eq!(view.file.as_ref(), referred(&whole.files, file));
         assert_eq!(view.command.as_ref(), command);
         assert_eq!(view.event.as_ref(), Some(event));
     }

@@ -225,9 +225,7 @@ impl From<EventView<'_>> for Event {
             what: match what {
                 Some(What::Start(start)) => Said::Start(start.into()),
                 Some(What::Stop(proto::Stop {})) => Said::Stop {},
-                Some(What::Execution(proto::Execution { command: _ })) => {
-                    Said::Execution(Execution::new(place))
-                }
+                Some(What::Execution(_)) => Said::Execution(Execution::new(place)),
                 Some(What::Mapping(mapping)) => Said::Mapping(Mapping::new(mapping, place)),
                 Some(What::Loss(proto::Loss { cause, cpu, count })) => Said::Loss(Loss {
                     cause: escaped(cause.as_bytes()),
@@ -336,7 +334,6 @@ impl InPlace {
             tid,
             ns_tgid,
             // In place.
-            identity: _,
             subject: _,
         } = self.task?;
         let proto::Subject {
@@ -346,6 +343,7 @@ impl InPlace {
             login_uid,
             session,
             lineage: _,
+            identity: _,
         } = self.subject.take().unwrap_or_default();
         let proto::Lineage { ancestors } = self.lineage.take().unwrap_or_default();
         Some(Task {
@@ -403,6 +401,8 @@ impl From<proto::File> for File {
 impl Execution {
     fn new(mut place: InPlace) -> Self {
         let proto::Command {
+            // In place.
+            file: _,
             args,
             argc,
             args_truncated,

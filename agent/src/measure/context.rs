@@ -56,7 +56,7 @@ pub struct ContextEvent {
     what: Happened,
 }
 
-/// Whose doing, and to which file.
+/// Whose doing.
 #[derive(Debug, Clone, PartialEq)]
 struct Task {
     tgid: u32,
@@ -65,13 +65,13 @@ struct Task {
     ns_tgid: u32,
     identity: Shared<Identity>,
     subject: Shared<Subject>,
-    file: Shared<Object>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
 enum Happened {
-    Executed(Shared<Command>),
-    Said(Said),
+    Executed(Shared<Command>, Shared<Object>),
+    /// To which file, if it is about one.
+    Said(Said, Option<Shared<Object>>),
 }
 
 impl ContextEvent {
@@ -80,19 +80,20 @@ impl ContextEvent {
         Self {
             time_ns,
             task: None,
-            what: Happened::Said(what),
+            what: Happened::Said(what, None),
         }
     }
 
     /// What a container's task did.
     pub fn of(event: &Event, identity: &Shared<Identity>, boot_id: &str) -> Self {
+        let file = event.file.clone();
         let what = match &event.what {
-            What::Exec(command) => Happened::Executed(command.clone()),
+            What::Exec(command) => Happened::Executed(command.clone(), file),
             What::Measured { how, hash } => {
                 let mapping = measured(event, *how, hash, identity, boot_id);
-                Happened::Said(Said::Mapping(mapping))
+                Happened::Said(Said::Mapping(mapping), Some(file))
             }
-            What::Breach(kind) => Happened::Said(Said::Breach(breach(*kind))),
+            What::Breach(kind) => Happened::Said(Said::Breach(breach(*kind)), Some(file)),
         };
         Self {
             time_ns: event.time_ns,
@@ -103,7 +104,6 @@ impl ContextEvent {
                 ns_tgid: event.ns_tgid,
                 identity: identity.clone(),
                 subject: event.subject.clone(),
-                file: event.file.clone(),
             }),
             what,
         }
@@ -184,9 +184,9 @@ pub struct Batch {
 struct Tables {
     identities: HashMap<Shared<Identity>, u32, Hashed>,
     lineages: HashMap<Shared<Vec<Process>>, u32, Hashed>,
-    subjects: HashMap<Shared<Subject>, u32, Hashed>,
+    subjects: HashMap<(Shared<Subject>, Shared<Identity>), u32, Hashed>,
     files: HashMap<Shared<Object>, u32, Hashed>,
-    commands: HashMap<Shared<Command>, u32, Hashed>,
+    commands: HashMap<(Shared<Command>, Shared<Object>), u32, Hashed>,
 }
 
 /// What the agent itself goes on from once a batch is in the list.
@@ -248,17 +248,14 @@ impl Batch {
         if self.len == 0 {
             self.head.time_ns = time_ns;
         }
-        let file = task.as_ref().map_or(0, |task| self.file(&task.file));
-        let what = match what {
-            Happened::Executed(command) => Said::Execution(proto::Execution {
-                command: self.command(&command),
-            }),
-            Happened::Said(what) => what,
+        let (what, file) = match what {
+            Happened::Executed(command, file) => (Said::Execution(self.command(command, file)), 0),
+            Happened::Said(what, file) => (what, file.map_or(0, |file| self.file(&file))),
         };
         self.gist.note(time_ns, Some(&what));
         let event = proto::ContextEvent {
             offset_ns: time_ns.wrapping_sub(self.head.time_ns).cast_signed(),
-            task: task.map(|task| self.task(time_ns, &task)),
+            task: task.map(|task| self.task(time_ns, task)),
             file,
             what: Some(what),
         };
@@ -268,14 +265,13 @@ impl Batch {
         self.len += 1;
     }
 
-    fn task(&mut self, time_ns: u64, task: &Task) -> proto::Task {
+    fn task(&mut self, time_ns: u64, task: Task) -> proto::Task {
         proto::Task {
             tgid: task.tgid,
             age_ns: time_ns.wrapping_sub(task.start_ns).cast_signed(),
             tid: if task.tid == task.tgid { 0 } else { task.tid },
             ns_tgid: task.ns_tgid,
-            identity: self.identity(&task.identity),
-            subject: self.subject(&task.subject),
+            subject: self.subject(task.subject, task.identity),
         }
     }
 
@@ -301,28 +297,27 @@ impl Batch {
         )
     }
 
-    fn subject(&mut self, subject: &Shared<Subject>) -> u32 {
-        if let Some(number) = self.tables.subjects.get(subject) {
+    fn subject(&mut self, subject: Shared<Subject>, identity: Shared<Identity>) -> u32 {
+        let key = (subject, identity);
+        if let Some(number) = self.tables.subjects.get(&key) {
             return *number;
         }
-        let lineage = if subject.ancestors.is_empty() {
-            0
-        } else {
-            self.lineage(&subject.ancestors)
-        };
-        once(
-            subject,
-            &mut self.head.subjects,
-            &mut self.tables.subjects,
-            |subject| proto::Subject {
-                comm: subject.comm.clone(),
-                uid: subject.uid,
-                gid: subject.gid,
-                login_uid: subject.login_uid,
-                session: subject.session,
-                lineage,
+        let (subject, identity) = &key;
+        let message = proto::Subject {
+            comm: subject.comm.clone(),
+            uid: subject.uid,
+            gid: subject.gid,
+            login_uid: subject.login_uid,
+            session: subject.session,
+            lineage: match subject.ancestors.as_slice() {
+                [] => 0,
+                _ => self.lineage(&subject.ancestors),
             },
-        )
+            identity: self.identity(identity),
+        };
+        let number = hold(message, &mut self.head.subjects);
+        self.tables.subjects.insert(key, number);
+        number
     }
 
     fn lineage(&mut self, ancestors: &Shared<Vec<Process>>) -> u32 {
@@ -340,17 +335,21 @@ impl Batch {
         once(file, &mut self.head.files, &mut self.tables.files, object)
     }
 
-    fn command(&mut self, command: &Shared<Command>) -> u32 {
-        once(
-            command,
-            &mut self.head.commands,
-            &mut self.tables.commands,
-            |command| proto::Command {
-                args: command.args.clone(),
-                argc: command.argc,
-                args_truncated: command.truncated,
-            },
-        )
+    fn command(&mut self, command: Shared<Command>, file: Shared<Object>) -> u32 {
+        let key = (command, file);
+        if let Some(number) = self.tables.commands.get(&key) {
+            return *number;
+        }
+        let (command, file) = &key;
+        let message = proto::Command {
+            file: self.file(file),
+            args: command.args.clone(),
+            argc: command.argc,
+            args_truncated: command.truncated,
+        };
+        let number = hold(message, &mut self.head.commands);
+        self.tables.commands.insert(key, number);
+        number
     }
 
     /// Events so far.
@@ -429,9 +428,14 @@ fn once<T: Eq, M>(
     if let Some(number) = numbers.get(value) {
         return *number;
     }
-    held.push(message(value));
-    // Numbers count from one. A batch is cut long before 2^32: see the ledger's limit.
-    let number = u32::try_from(held.len()).unwrap_or(u32::MAX);
+    let number = hold(message(value), held);
     numbers.insert(value.clone(), number);
     number
+}
+
+/// Puts a message into its table. Numbers count from one; a batch is cut long before 2^32:
+/// see the ledger's limit.
+fn hold<M>(message: M, held: &mut Vec<M>) -> u32 {
+    held.push(message);
+    u32::try_from(held.len()).unwrap_or(u32::MAX)
 }

@@ -134,19 +134,23 @@ impl<'a> BatchView<'a> {
         let task = of.and_then(|of| of.task);
         let subject: Option<proto::Subject> =
             task.and_then(|task| referred(&self.subjects, task.subject));
-        let command = of.and_then(|of| match &of.what {
-            Some(What::Execution(execution)) => referred(&self.commands, execution.command),
+        let command: Option<proto::Command> = of.and_then(|of| match &of.what {
+            Some(What::Execution(command)) => referred(&self.commands, *command),
             _ => None,
         });
+        let refers = |to: Option<u32>, table| to.and_then(|number| referred(table, number));
+        let file = command.as_ref().map(|command| command.file);
         EventView {
             bytes,
             time_ns: of.map_or(0, |of| self.time_ns.wrapping_add_signed(of.offset_ns)),
-            identity: task.and_then(|task| referred(&self.identities, task.identity)),
+            identity: subject
+                .as_ref()
+                .and_then(|subject| referred(&self.identities, subject.identity)),
             lineage: subject
                 .as_ref()
                 .and_then(|subject| referred(&self.lineages, subject.lineage)),
             subject,
-            file: of.and_then(|of| referred(&self.files, of.file)),
+            file: refers(file.or(of.map(|of| of.file)), &self.files),
             command,
             event,
         }
@@ -247,12 +251,14 @@ mod tests {
         let event = |(at, number): &(u64, u32)| proto::ContextEvent {
             offset_ns: at.wrapping_sub(time_ns).cast_signed(),
             task: Some(proto::Task {
-                identity: *number,
                 subject: *number,
                 ..Default::default()
             }),
             file: *number,
-            what: Some(What::Execution(proto::Execution { command: *number })),
+            what: Some(match number % 2 {
+                0 => What::Stop(proto::Stop {}),
+                _ => What::Execution(*number),
+            }),
         };
         let batch = proto::Batch {
             seq,
@@ -272,6 +278,7 @@ mod tests {
             subjects: each(numbers, |uid| proto::Subject {
                 uid,
                 lineage: uid % 5,
+                identity: uid % 4,
                 ..Default::default()
             }),
             files: each(numbers, |inode| proto::File {
@@ -280,6 +287,7 @@ mod tests {
             }),
             commands: each(numbers, |argc| proto::Command {
                 argc,
+                file: argc % 4,
                 ..Default::default()
             }),
         };
@@ -306,11 +314,14 @@ mod tests {
                 prop_assert_eq!(view.time_ns, time_ns);
                 let subject = at(&whole.subjects, number);
                 let lineage = subject.and_then(|subject| at(&whole.lineages, subject.lineage));
-                prop_assert_eq!(view.identity.as_ref(), at(&whole.identities, number));
+                let identity = subject.and_then(|subject| at(&whole.identities, subject.identity));
+                let command = at(&whole.commands, number).filter(|_| number % 2 == 1);
+                let file = command.map_or(number, |command| command.file);
+                prop_assert_eq!(view.identity.as_ref(), identity);
                 prop_assert_eq!(view.subject.as_ref(), subject);
                 prop_assert_eq!(view.lineage.as_ref(), lineage);
-                prop_assert_eq!(view.file.as_ref(), at(&whole.files, number));
-                prop_assert_eq!(view.command.as_ref(), at(&whole.commands, number));
+                prop_assert_eq!(view.file.as_ref(), at(&whole.files, file));
+                prop_assert_eq!(view.command.as_ref(), command);
                 prop_assert_eq!(view.event, Some(event));
             }
         }

@@ -91,20 +91,22 @@ impl List {
     }
 
     pub(crate) fn batch(&mut self, events: Vec<proto::ContextEvent>) {
-        self.batch_of(Vec::new(), Vec::new(), events);
+        self.batch_of(Vec::new(), Vec::new(), Vec::new(), events);
     }
 
     fn batch_of(
         &mut self,
         identities: Vec<proto::Identity>,
+        subjects: Vec<proto::Subject>,
         files: Vec<proto::File>,
         events: Vec<proto::ContextEvent>,
     ) {
         let batch = proto::Batch {
             seq: self.next_batch,
             time_ns: 5,
-            identities,
             events,
+            identities,
+            subjects,
             files,
             ..Default::default()
         };
@@ -131,8 +133,12 @@ impl List {
             algorithm: "sha256".into(),
             ..Default::default()
         };
-        let task = proto::Task {
+        let subject = proto::Subject {
             identity: 1,
+            ..Default::default()
+        };
+        let task = proto::Task {
+            subject: 1,
             ..Default::default()
         };
         let event = proto::ContextEvent {
@@ -140,7 +146,7 @@ impl List {
             file: 1,
             ..event(What::Mapping(mapping))
         };
-        self.batch_of(vec![identity], vec![file], vec![event]);
+        self.batch_of(vec![identity], vec![subject], vec![file], vec![event]);
     }
 
     pub(crate) fn policy_event(&mut self, event: &PolicyEvent) {

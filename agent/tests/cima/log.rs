@@ -292,7 +292,7 @@ fn no_byte_of_a_list_reaches_the_terminal_in_json() {
     let mut list = List::new();
     list.entry("cima-exec:\u{1b}[2J\u{202e}\\", b"\x1b]0;owned\x07");
     // A container id and an algorithm are text in the schema: no reason to trust them.
-    list.entry("cima-ctx:1", b"v1;\x08\x01\x2a\x08\x62\x06\x1b[2J\xc2\x9b\x22\x06\x08\x0a\x12\x02\x28\x01\x22\x07\x08\x0a\x4a\x03\x0a\x01\x9b");
+    list.entry("cima-ctx:1", b"v1;\x08\x01\x2a\x08\x62\x06\x1b[2J\xc2\x9b\x3a\x02\x38\x01\x22\x06\x08\x0a\x12\x02\x28\x01\x22\x07\x08\x0a\x4a\x03\x0a\x01\x9b");
     let path = files.write("list.ima", list.binary());
     let ran = cima(["log", "--json", &path]);
     assert!(
