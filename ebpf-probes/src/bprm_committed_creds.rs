@@ -11,7 +11,7 @@ use cima_abi::Kind;
 use crate::{
     cache::Digest,
     file::File,
-    kernel::{OFF_BPRM_ARGC, OFF_BPRM_FILE, OFF_BPRM_P, Object, load},
+    kernel::{OFF_BPRM_ARGC, OFF_BPRM_EXEC, OFF_BPRM_FILE, OFF_BPRM_P, Object, load},
     record::{Event, How, emit_execution},
     scope,
 };
@@ -24,10 +24,11 @@ pub fn bprm_committed_creds(ctx: LsmContext) -> i32 {
     };
     let bprm: Object = ctx.arg::<*const linux_binprm>(0).cast();
     // SAFETY: loads from the hook's argument.
-    let (file, args, argc) = unsafe {
+    let (file, args, args_end, argc) = unsafe {
         (
             load(bprm, &OFF_BPRM_FILE),
             load(bprm, &OFF_BPRM_P),
+            load(bprm, &OFF_BPRM_EXEC),
             load(bprm, &OFF_BPRM_ARGC),
         )
     };
@@ -36,6 +37,7 @@ pub fn bprm_committed_creds(ctx: LsmContext) -> i32 {
         file: File::new(file),
         how: &How {
             args,
+            args_end,
             argc,
             ..How::new(Kind::Exec, 0, 0)
         },

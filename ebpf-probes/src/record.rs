@@ -18,8 +18,6 @@ use crate::{
     scope::InScope,
 };
 
-/// `PAGE_SIZE` of x86-64, and the least of every other architecture.
-const PAGE: u64 = 4096;
 /// After how many bytes the agent is woken for executions, at most; in a small ring
 /// buffer after its [`RING_PARTS`]th part.
 const RING_PART: u64 = 1 << 20;
@@ -43,8 +41,10 @@ pub struct How {
     pub kind: Kind,
     pub prot: u32,
     pub map_flags: u64,
-    /// Of an execution: where its arguments are, and how many.
+    /// Of an execution: from where to where the strings of its arguments and its environment
+    /// are, and how many are arguments.
     pub args: u64,
+    pub args_end: u64,
     pub argc: u32,
 }
 
@@ -56,6 +56,7 @@ impl How {
             prot,
             map_flags,
             args: 0,
+            args_end: 0,
             argc: 0,
         }
     }
@@ -185,7 +186,7 @@ fn emit_as<R: Shape, const PATH: bool>(event: &Event, before: u64) -> Result<boo
         (*header).args_len = 0;
         (*header).argc = event.how.argc;
         if R::ARGS {
-            arguments(header, path.add(R::PATH), event.how.args);
+            arguments(header, path.add(R::PATH), event.how);
         }
     }
     entry.submit(wakeup::<R>(event, before));
@@ -224,19 +225,14 @@ fn wakeup<R: Shape>(event: &Event, before: u64) -> u64 {
 /// # Safety
 /// `out` points to [`ARGS_LEN`] bytes of the record that `header` begins.
 #[inline(always)]
-unsafe fn arguments(header: *mut Header, out: *mut u8, args: u64) {
-    // The stack ends at a page boundary above the strings (argv, envp, file name):
-    // when fewer than ARGS_LEN bytes are left below it, read what is there. The
-    // agent cuts what lies behind the last argument.
+unsafe fn arguments(header: *mut Header, out: *mut u8, how: &How) {
+    // Not past the strings: the stack ends right above them, and running into its end is a
+    // page fault. The agent cuts what lies behind the last argument.
+    let length = how.args_end.wrapping_sub(how.args).min(ARGS_LEN as u64) as u32;
     // SAFETY: the helper writes at most ARGS_LEN bytes; a bad address is an error.
     unsafe {
-        if bpf_copy_from_user(out.cast(), ARGS_LEN as u32, args as *const _) == 0 {
-            (*header).args_len = ARGS_LEN as u16;
-            return;
-        }
-        let left = (PAGE - (args & (PAGE - 1))) as u32;
-        if left < ARGS_LEN as u32 && bpf_copy_from_user(out.cast(), left, args as *const _) == 0 {
-            (*header).args_len = left as u16;
+        if bpf_copy_from_user(out.cast(), length, how.args as *const _) == 0 {
+            (*header).args_len = length as u16;
         } else {
             (*header).args_len = 0;
             (*header).flags |= flag::ARGS_UNREADABLE;

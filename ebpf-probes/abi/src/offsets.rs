@@ -69,6 +69,7 @@ macro_rules! for_each_offset {
             OFF_KN_PARENT: "kernfs_node"."parent" or "kernfs_node"."__parent";
             OFF_BPRM_FILE: "linux_binprm"."file";
             OFF_BPRM_P: "linux_binprm"."p";
+            OFF_BPRM_EXEC: "linux_binprm"."exec";
             OFF_BPRM_ARGC: "linux_binprm"."argc";
             OFF_BPRM_BUF: "linux_binprm"."buf";
             OFF_TASK_MM: "task_struct"."mm";
