@@ -9,7 +9,7 @@ use cima_abi::Kind;
 
 use crate::{
     file::File,
-    kernel::{OFF_BPRM_BUF, OFF_BPRM_FILE, Object, load, read},
+    kernel::{OFF_BPRM_BUF, OFF_BPRM_FILE, Object, load},
     measure::measure,
     record::How,
     scope,
@@ -23,7 +23,8 @@ const ELF: u32 = u32::from_ne_bytes(*b"\x7fELF");
 pub fn bprm_check_security(ctx: LsmContext) -> i32 {
     let verdict: i32 = ctx.arg(1);
     let bprm: Object = ctx.arg::<*const linux_binprm>(0).cast();
-    if read::<u32>(bprm, OFF_BPRM_BUF.load()) == ELF {
+    // SAFETY: a load from the hook's argument.
+    if unsafe { load::<u32>(bprm, &OFF_BPRM_BUF) } == ELF {
         return verdict;
     }
     let Some(who) = scope::current() else {

@@ -2,10 +2,7 @@
 //! `security_mmap_file`: a file is about to be mapped. Sleepable, so that IMA may
 //! read and hash the whole file before the mapping exists. Seen on 6.1 and 6.12.
 
-use aya_ebpf::{
-    EbpfContext, bindings::file, helpers::generated::bpf_probe_read_kernel, macros::lsm,
-    programs::LsmContext,
-};
+use aya_ebpf::{bindings::file, macros::lsm, programs::LsmContext};
 use cima_abi::Kind;
 
 use crate::{
@@ -16,6 +13,7 @@ use crate::{
     memo,
     record::How,
     scope,
+    task::Task,
 };
 
 pub const PROT_EXEC: u64 = 4;
@@ -28,14 +26,14 @@ pub fn mmap_file(ctx: LsmContext) -> i32 {
     if prot & PROT_EXEC == 0 || scope::is_host() {
         return verdict;
     }
-    if has_no_file(&ctx) {
+    let file = File::new(ctx.arg::<*const file>(0));
+    if has_no_file(file) {
         if let Some(who) = scope::current() {
             let how = How::new(Kind::Anonymous, prot as u32, ctx.arg(3));
             anonymous::report(&who, &how);
         }
         return verdict;
     }
-    let file = File::new(ctx.arg::<*const file>(0));
     if memo::knows(file) {
         count(Stat::Said);
         return verdict;
@@ -50,14 +48,9 @@ pub fn mmap_file(ctx: LsmContext) -> i32 {
 /// Whether the hook was called without a file, for anonymous memory.
 ///
 /// Released kernels tell the verifier that the argument is never null, and 6.12's
-/// verifier then drops a plain comparison as dead code. So the pointer's bytes are
-/// read as data.
+/// verifier then drops a plain comparison as dead code. So its address is looked at
+/// as a number.
 #[inline(always)]
-fn has_no_file(ctx: &LsmContext) -> bool {
-    let mut file = 0u64;
-    // SAFETY: copies the first eight bytes of the context into a live u64.
-    unsafe {
-        bpf_probe_read_kernel((&raw mut file).cast(), 8, ctx.as_ptr().cast_const());
-    }
-    file == 0
+fn has_no_file(file: File) -> bool {
+    Task::current().number().of(file.object()) == 0
 }

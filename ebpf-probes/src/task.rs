@@ -3,22 +3,19 @@
 
 use aya_ebpf::helpers::{
     bpf_get_current_cgroup_id, bpf_get_current_pid_tgid, bpf_get_current_uid_gid,
-    generated::{
-        bpf_get_current_comm, bpf_get_current_task_btf, bpf_probe_read_kernel,
-        bpf_probe_read_kernel_str,
-    },
+    generated::{bpf_get_current_task, bpf_get_current_task_btf, bpf_probe_read_kernel_str},
 };
 use cima_abi::{ANCESTORS, Ancestor, CGROUP_LEN, COMM_LEN, Header, NS_COUNT, Ns, flag};
 
 use crate::kernel::{
-    OFF_CGROUP_INUM, OFF_CGROUP_KN, OFF_CRED_USER_NS, OFF_CSS_SET_CGROUP, OFF_IPC_INUM,
+    Number, OFF_CGROUP_INUM, OFF_CGROUP_KN, OFF_CRED_USER_NS, OFF_CSS_SET_CGROUP, OFF_IPC_INUM,
     OFF_KN_NAME, OFF_KN_PARENT, OFF_MM_EXE, OFF_MNT_INUM, OFF_MNT_SEQ, OFF_NET_INUM,
-    OFF_NSPROXY_CGROUP, OFF_NSPROXY_IPC, OFF_NSPROXY_MNT, OFF_NSPROXY_NET, OFF_NSPROXY_TIME,
-    OFF_NSPROXY_UTS, OFF_PID_INUM, OFF_PID_LEVEL, OFF_PID_NUMBERS, OFF_TASK_CGROUPS, OFF_TASK_COMM,
-    OFF_TASK_CRED, OFF_TASK_GROUP_LEADER, OFF_TASK_LOGINUID, OFF_TASK_MM, OFF_TASK_NSPROXY,
-    OFF_TASK_REAL_PARENT, OFF_TASK_SESSION, OFF_TASK_START, OFF_TASK_TGID, OFF_TASK_THREAD_PID,
-    OFF_TIME_INUM, OFF_UPID_NR, OFF_UPID_NS, OFF_USER_INUM, OFF_UTS_INUM, Object, SIZE_UPID,
-    address, load, read, read_pointer,
+    OFF_NSPROXY_CGROUP, OFF_NSPROXY_IPC, OFF_NSPROXY_MNT, OFF_NSPROXY_NET, OFF_NSPROXY_PID,
+    OFF_NSPROXY_TIME, OFF_NSPROXY_UTS, OFF_PID_INUM, OFF_PID_LEVEL, OFF_PID_NS_LEVEL,
+    OFF_PID_NUMBERS, OFF_TASK_CGROUPS, OFF_TASK_COMM, OFF_TASK_CRED, OFF_TASK_GROUP_LEADER,
+    OFF_TASK_LOGINUID, OFF_TASK_MM, OFF_TASK_NSPROXY, OFF_TASK_REAL_PARENT, OFF_TASK_SESSION,
+    OFF_TASK_START, OFF_TASK_TGID, OFF_TASK_THREAD_PID, OFF_TIME_INUM, OFF_UPID_NR, OFF_UPID_NS,
+    OFF_USER_INUM, OFF_UTS_INUM, Object, SIZE_UPID, load, read, read_pointer,
 };
 
 /// Cgroups are looked at up to this depth above the task's own.
@@ -93,8 +90,25 @@ impl Task {
         }
     }
 
-    /// Inodes of all namespaces, in record order. The pid namespace is the one the
-    /// task lives in, not the one its children will (`nsproxy.pid_ns_for_children`).
+    /// Inode of the pid namespace that the task lives in, which is not always the one that its
+    /// children will. That one is the same or below it (`pidns_install`, `copy_pid_ns`), so
+    /// on the same level it is the same: all plain loads, in almost every task.
+    #[inline(always)]
+    pub fn pid_namespace(&self) -> u32 {
+        // SAFETY: chains of loads from the current task.
+        unsafe {
+            let nsproxy = load(self.0, &OFF_TASK_NSPROXY);
+            let children: Object = load(nsproxy, &OFF_NSPROXY_PID);
+            let pid: Object = load(self.0, &OFF_TASK_THREAD_PID);
+            if load::<u32>(children, &OFF_PID_NS_LEVEL) == load::<u32>(pid, &OFF_PID_LEVEL) {
+                return load(children, &OFF_PID_INUM);
+            }
+            let ns = read_pointer(self.upid(pid), OFF_UPID_NS.load());
+            read(ns, OFF_PID_INUM.load())
+        }
+    }
+
+    /// Inodes of all namespaces, in record order.
     #[inline(always)]
     pub fn namespaces(&self) -> [u32; NS_COUNT] {
         let mut ns = [0; NS_COUNT];
@@ -121,22 +135,29 @@ impl Task {
             ns[Ns::Time as usize] = load(load(nsproxy, &OFF_NSPROXY_TIME), &OFF_TIME_INUM);
             let cred = load(self.0, &OFF_TASK_CRED);
             ns[Ns::User as usize] = load(load(cred, &OFF_CRED_USER_NS), &OFF_USER_INUM);
-            let pid_ns = read_pointer(self.upid(), OFF_UPID_NS.load());
-            ns[Ns::Pid as usize] = read(pid_ns, OFF_PID_INUM.load());
+            ns[Ns::Pid as usize] = self.pid_namespace();
         }
     }
 
-    /// The task's innermost `struct upid`.
+    /// The innermost `struct upid` of a `struct pid` that the verifier tracks.
+    ///
+    /// # Safety
+    /// As of [`load`].
     #[inline(always)]
-    fn upid(&self) -> Object {
-        // SAFETY: a chain of loads from the current task.
-        let (pid, level): (Object, u32) = unsafe {
-            let pid = load(self.0, &OFF_TASK_THREAD_PID);
-            (pid, load(pid, &OFF_PID_LEVEL))
-        };
+    unsafe fn upid(&self, pid: Object) -> Object {
+        // SAFETY: a load from `pid`.
+        let level: u32 = unsafe { load(pid, &OFF_PID_LEVEL) };
         // `level` is a variable: from here on only the fault-safe helper may read.
         let step = u64::from(level).wrapping_mul(SIZE_UPID.load());
-        address(pid).wrapping_add((OFF_PID_NUMBERS.load().wrapping_add(step)) as usize)
+        let numbers = OFF_PID_NUMBERS.load().wrapping_add(step);
+        self.number().of(pid).wrapping_add(numbers) as Object
+    }
+
+    /// What turns objects into numbers.
+    #[inline(always)]
+    pub fn number(&self) -> Number {
+        // SAFETY: the helper takes no argument and never fails.
+        Number::new(self.0, unsafe { bpf_get_current_task() })
     }
 
     /// Writes everything about the task into `header`.
@@ -160,8 +181,7 @@ impl Task {
             (*header).session = load(self.0, &OFF_TASK_SESSION);
             (*header).mnt_generation = self.mount_generation();
             (*header).cgroup_id = self.cgroup();
-            // Into the record itself; it cannot fail.
-            bpf_get_current_comm((&raw mut (*header).comm).cast(), COMM_LEN as u32);
+            put_comm(self.0, &raw mut (*header).comm);
             (*header).ns_tgid = self.ns_tgid(leader);
             self.ancestors(&raw mut (*header).ancestors);
             self.cgroup_path(header);
@@ -172,12 +192,7 @@ impl Task {
     #[inline(always)]
     unsafe fn ns_tgid(&self, leader: Object) -> u32 {
         // SAFETY: a chain of loads from the current task's leader.
-        let (pid, level): (Object, u32) = unsafe {
-            let pid = load(leader, &OFF_TASK_THREAD_PID);
-            (pid, load(pid, &OFF_PID_LEVEL))
-        };
-        let step = u64::from(level).wrapping_mul(SIZE_UPID.load());
-        let upid = address(pid).wrapping_add((OFF_PID_NUMBERS.load().wrapping_add(step)) as usize);
+        let upid = unsafe { self.upid(load(leader, &OFF_TASK_THREAD_PID)) };
         read(upid, OFF_UPID_NR.load())
     }
 
@@ -201,11 +216,7 @@ impl Task {
                     let leader: Object = load(parent, &OFF_TASK_GROUP_LEADER);
                     (*slot).start_ns = load(leader, &OFF_TASK_START);
                     (*slot).tgid = load(parent, &OFF_TASK_TGID);
-                    bpf_probe_read_kernel(
-                        (&raw mut (*slot).comm).cast(),
-                        COMM_LEN as u32,
-                        leader.wrapping_add(OFF_TASK_COMM.load() as usize).cast(),
-                    );
+                    put_comm(leader, &raw mut (*slot).comm);
                     task = parent;
                 }
             }
@@ -215,17 +226,16 @@ impl Task {
     /// Records the names of the task's cgroup v2 and its parents, nearest first.
     #[inline(always)]
     unsafe fn cgroup_path(&self, header: *mut Header) {
-        // SAFETY: a chain of loads from the current task.
-        let mut node = address(unsafe {
+        // SAFETY: chains of loads from the current task.
+        let (mut node, mut parent): (Object, Object) = unsafe {
             let set = load(self.0, &OFF_TASK_CGROUPS);
-            let cgroup = load(set, &OFF_CSS_SET_CGROUP);
-            load(cgroup, &OFF_CGROUP_KN)
-        });
+            let node = load(load(set, &OFF_CSS_SET_CGROUP), &OFF_CGROUP_KN);
+            (node, load(node, &OFF_KN_PARENT))
+        };
         let mut used: usize = 0;
         let mut cut = false;
         for _ in 0..CGROUP_DEPTH {
-            let parent = read_pointer(node, OFF_KN_PARENT.load());
-            if node.is_null() || parent.is_null() {
+            if parent.is_null() {
                 // The root has no parent, and its name is empty.
                 break;
             }
@@ -233,12 +243,13 @@ impl Task {
                 cut = true;
                 break;
             }
-            // SAFETY: `used` leaves room for a whole component, as just checked.
+            // SAFETY: `used` leaves room for a whole component, as just checked; a name is a
+            // number to the verifier, and only the helper reads there.
             let n = unsafe {
                 bpf_probe_read_kernel_str(
                     (&raw mut (*header).cgroup).cast::<u8>().add(used).cast(),
                     CGROUP_COMPONENT as u32,
-                    read_pointer(node, OFF_KN_NAME.load()).cast(),
+                    load::<u64>(node, &OFF_KN_NAME) as *const _,
                 )
             };
             if n <= 0 || n > CGROUP_COMPONENT as i64 {
@@ -247,16 +258,31 @@ impl Task {
             }
             used += n as usize;
             node = parent;
-        }
-        if !cut && !node.is_null() && !read_pointer(node, OFF_KN_PARENT.load()).is_null() {
-            cut = true;
+            // SAFETY: a load in the chain.
+            parent = unsafe { load(node, &OFF_KN_PARENT) };
         }
         // SAFETY: plain stores into the record.
         unsafe {
             (*header).cgroup_len = used as u16;
-            if cut {
+            if cut || !parent.is_null() {
                 (*header).flags |= flag::CGROUP_TRUNCATED;
             }
+        }
+    }
+}
+
+/// Copies the name of a task that the verifier tracks, in words.
+///
+/// # Safety
+/// As of [`load`]; `out` points into a record.
+#[inline(always)]
+unsafe fn put_comm(task: Object, out: *mut [u8; COMM_LEN]) {
+    let out = out.cast::<u64>();
+    for i in 0..COMM_LEN / 8 {
+        // SAFETY: inside the array on both sides, which are aligned.
+        unsafe {
+            let word = load::<u64>(task.add(i * 8), &OFF_TASK_COMM);
+            out.add(i).write_volatile(word);
         }
     }
 }

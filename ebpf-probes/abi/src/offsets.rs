@@ -49,6 +49,7 @@ macro_rules! for_each_offset {
             OFF_NSPROXY_NET: "nsproxy"."net_ns";
             OFF_NSPROXY_TIME: "nsproxy"."time_ns";
             OFF_NSPROXY_CGROUP: "nsproxy"."cgroup_ns";
+            OFF_NSPROXY_PID: "nsproxy"."pid_ns_for_children";
             OFF_UTS_INUM: "uts_namespace"."ns.inum";
             OFF_IPC_INUM: "ipc_namespace"."ns.inum";
             OFF_MNT_INUM: "mnt_namespace"."ns.inum";
@@ -58,6 +59,7 @@ macro_rules! for_each_offset {
             OFF_CGROUP_INUM: "cgroup_namespace"."ns.inum";
             OFF_USER_INUM: "user_namespace"."ns.inum";
             OFF_PID_INUM: "pid_namespace"."ns.inum";
+            OFF_PID_NS_LEVEL: "pid_namespace"."level";
             OFF_CRED_USER_NS: "cred"."user_ns";
             OFF_PID_LEVEL: "pid"."level";
             OFF_PID_NUMBERS: "pid"."numbers";
