@@ -271,7 +271,7 @@ fn hostile() -> Vec<(&'static str, Vec<u8>)> {
         ("events", many(0x22)),
         ("arguments", inside(0x4a, &many(0x12))),
         ("ancestors", inside(0x32, &many(0x0a))),
-        ("banks", event(0x3a, &many(0x2a))),
-        ("parts", event(0x52, &many(0x0a))),
+        ("banks", event(0x5a, &many(0x2a))),
+        ("parts", event(0x72, &many(0x0a))),
     ]
 }

@@ -43,7 +43,7 @@ fn one(record: &[u8]) {
     batch_in_two_ways(&payload).expect("it is a batch");
     let view = BatchView::of(&payload).expect("it is a batch");
     let read = view.events().next().expect("one event");
-    let task = read.event.and_then(|event| event.task).expect("its task");
+    let task = read.event.expect("an event");
     let tid = if task.tid == 0 { task.tgid } else { task.tid };
     // A thread of number 0 is no task's.
     assert!(tid == event.tid || event.tid == 0);

@@ -29,8 +29,7 @@ pub fn batch_in_two_ways(payload: &[u8]) -> Option<proto::Batch> {
     let mut events = view.events();
     for event in &whole.events {
         let view = events.next().expect("as many events");
-        let task = event.task.unwrap_or_default();
-        let subject = referred(&whole.subjects, task.subject);
+        let subject = referred(&whole.subjects, event.subject);
         let lineage = subject.and_then(|subject| referred(&whole.lineages, subject.lineage));
         let command = match event.what {
             Some(What::Execution(command)) => referred(&whole.commands, command),

@@ -184,10 +184,18 @@ struct Loss {
     count: u64,
 }
 
+/// The task's numbers.
+struct Who {
+    tgid: u32,
+    age_ns: i64,
+    tid: u32,
+    ns_tgid: u32,
+}
+
 /// What the view has in place, and the schema by number.
 struct InPlace {
     time_ns: u64,
-    task: Option<proto::Task>,
+    who: Option<Who>,
     subject: Option<proto::Subject>,
     lineage: Option<proto::Lineage>,
     file: Option<proto::File>,
@@ -200,7 +208,11 @@ impl From<EventView<'_>> for Event {
         let Some(proto::ContextEvent {
             // In the view.
             offset_ns: _,
-            task,
+            subject,
+            tgid,
+            age_ns,
+            tid,
+            ns_tgid,
             file: _,
             what,
         }) = view.event
@@ -213,7 +225,12 @@ impl From<EventView<'_>> for Event {
         };
         let place = InPlace {
             time_ns: view.time_ns,
-            task,
+            who: (subject != 0).then_some(Who {
+                tgid,
+                age_ns,
+                tid,
+                ns_tgid,
+            }),
             subject: view.subject,
             lineage: view.lineage,
             file: view.file,
@@ -328,20 +345,19 @@ impl From<proto::Process> for Process {
 
 impl InPlace {
     fn task(&mut self) -> Option<Task> {
-        let proto::Task {
+        let Who {
             tgid,
             age_ns,
             tid,
             ns_tgid,
-            // In place.
-            subject: _,
-        } = self.task?;
+        } = self.who.take()?;
         let proto::Subject {
             comm,
             uid,
             gid,
             login_uid,
             session,
+            // In place.
             lineage: _,
             identity: _,
         } = self.subject.take().unwrap_or_default();

@@ -253,26 +253,23 @@ impl Batch {
             Happened::Said(what, file) => (what, file.map_or(0, |file| self.file(&file))),
         };
         self.gist.note(time_ns, Some(&what));
-        let event = proto::ContextEvent {
+        let mut event = proto::ContextEvent {
             offset_ns: time_ns.wrapping_sub(self.head.time_ns).cast_signed(),
-            task: task.map(|task| self.task(time_ns, task)),
             file,
             what: Some(what),
+            ..Default::default()
         };
+        if let Some(task) = task {
+            event.tgid = task.tgid;
+            event.age_ns = time_ns.wrapping_sub(task.start_ns).cast_signed();
+            event.tid = if task.tid == task.tgid { 0 } else { task.tid };
+            event.ns_tgid = task.ns_tgid;
+            event.subject = self.subject(task.subject, task.identity);
+        }
         self.events.push(EVENTS);
         // A Vec grows as needed.
         let _ = event.encode_length_delimited(&mut self.events);
         self.len += 1;
-    }
-
-    fn task(&mut self, time_ns: u64, task: Task) -> proto::Task {
-        proto::Task {
-            tgid: task.tgid,
-            age_ns: time_ns.wrapping_sub(task.start_ns).cast_signed(),
-            tid: if task.tid == task.tgid { 0 } else { task.tid },
-            ns_tgid: task.ns_tgid,
-            subject: self.subject(task.subject, task.identity),
-        }
     }
 
     fn identity(&mut self, identity: &Shared<Identity>) -> u32 {

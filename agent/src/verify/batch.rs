@@ -131,9 +131,8 @@ impl<'a> BatchView<'a> {
         use proto::context_event::What;
         let event: Option<proto::ContextEvent> = decode(bytes, EVENT);
         let of = event.as_ref();
-        let task = of.and_then(|of| of.task);
         let subject: Option<proto::Subject> =
-            task.and_then(|task| referred(&self.subjects, task.subject));
+            of.and_then(|of| referred(&self.subjects, of.subject));
         let command: Option<proto::Command> = of.and_then(|of| match &of.what {
             Some(What::Execution(command)) => referred(&self.commands, *command),
             _ => None,
@@ -250,15 +249,13 @@ mod tests {
         let time_ns = events.first().map_or(0, |(time_ns, _)| *time_ns);
         let event = |(at, number): &(u64, u32)| proto::ContextEvent {
             offset_ns: at.wrapping_sub(time_ns).cast_signed(),
-            task: Some(proto::Task {
-                subject: *number,
-                ..Default::default()
-            }),
+            subject: *number,
             file: *number,
             what: Some(match number % 2 {
                 0 => What::Stop(proto::Stop {}),
                 _ => What::Execution(*number),
             }),
+            ..Default::default()
         };
         let batch = proto::Batch {
             seq,

@@ -137,12 +137,8 @@ impl List {
             identity: 1,
             ..Default::default()
         };
-        let task = proto::Task {
-            subject: 1,
-            ..Default::default()
-        };
         let event = proto::ContextEvent {
-            task: Some(task),
+            subject: 1,
             file: 1,
             ..event(What::Mapping(mapping))
         };
@@ -221,10 +217,8 @@ pub(crate) fn pcr_args(values: &[Digest]) -> Vec<String> {
 
 fn event(what: What) -> proto::ContextEvent {
     proto::ContextEvent {
-        offset_ns: 0,
-        task: None,
-        file: 0,
         what: Some(what),
+        ..Default::default()
     }
 }
 

@@ -292,7 +292,7 @@ fn no_byte_of_a_list_reaches_the_terminal_in_json() {
     let mut list = List::new();
     list.entry("cima-exec:\u{1b}[2J\u{202e}\\", b"\x1b]0;owned\x07");
     // A container id and an algorithm are text in the schema: no reason to trust them.
-    list.entry("cima-ctx:1", b"v1;\x08\x01\x2a\x08\x62\x06\x1b[2J\xc2\x9b\x3a\x02\x38\x01\x22\x06\x08\x0a\x12\x02\x28\x01\x22\x07\x08\x0a\x4a\x03\x0a\x01\x9b");
+    list.entry("cima-ctx:1", b"v1;\x08\x01\x2a\x08\x62\x06\x1b[2J\xc2\x9b\x3a\x02\x38\x01\x22\x04\x08\x0a\x10\x01\x22\x07\x08\x0a\x6a\x03\x0a\x01\x9b");
     let path = files.write("list.ima", list.binary());
     let ran = cima(["log", "--json", &path]);
     assert!(
@@ -308,7 +308,7 @@ fn no_byte_of_a_list_reaches_the_terminal_in_json() {
     let events = &lines[2]["batch"]["events"];
     assert_eq!(events[0]["identity"]["container_id"], r"\x1b[2J\xc2\x9b");
     assert_eq!(
-        events[1]["unknown_hex"], "080a4a030a019b",
+        events[1]["unknown_hex"], "080a6a030a019b",
         "not UTF-8: shown as bytes"
     );
 }
@@ -324,7 +324,7 @@ fn a_long_list_and_a_hostile_batch_take_constant_memory() {
     // One event of 16 MiB, a Start with millions of empty banks; and one just short enough to be read.
     for banks in [(8 << 20) - 100, (512 << 10) - 10] {
         let start = [0x2a, 0].repeat(banks);
-        let event = field(0x3a, &start);
+        let event = field(0x5a, &start);
         list.entry(
             "cima-ctx:1",
             &[b"v1;".as_slice(), &field(0x22, &event)].concat(),
