@@ -2,20 +2,21 @@
 //! The current task: who it is, where it lives, whose child it is.
 
 use aya_ebpf::helpers::{
-    bpf_get_current_cgroup_id, bpf_get_current_pid_tgid, bpf_get_current_uid_gid,
+    bpf_get_current_cgroup_id, bpf_get_current_pid_tgid,
     generated::{bpf_get_current_task, bpf_get_current_task_btf, bpf_probe_read_kernel_str},
 };
 use cima_abi::{ANCESTORS, Ancestor, CGROUP_LEN, COMM_LEN, Header, NS_COUNT, Ns, flag};
 
 use crate::kernel::{
-    Number, OFF_CGROUP_INUM, OFF_CGROUP_KN, OFF_CRED_USER_NS, OFF_CSS_SET_CGROUP, OFF_IPC_INUM,
-    OFF_KN_NAME, OFF_KN_PARENT, OFF_MM_EXE, OFF_MNT_INUM, OFF_MNT_SEQ, OFF_NET_INUM,
-    OFF_NSPROXY_CGROUP, OFF_NSPROXY_IPC, OFF_NSPROXY_MNT, OFF_NSPROXY_NET, OFF_NSPROXY_PID,
-    OFF_NSPROXY_TIME, OFF_NSPROXY_UTS, OFF_PID_INUM, OFF_PID_LEVEL, OFF_PID_NS_LEVEL,
-    OFF_PID_NUMBERS, OFF_TASK_CGROUPS, OFF_TASK_COMM, OFF_TASK_CRED, OFF_TASK_GROUP_LEADER,
-    OFF_TASK_LOGINUID, OFF_TASK_MM, OFF_TASK_NSPROXY, OFF_TASK_REAL_PARENT, OFF_TASK_SESSION,
-    OFF_TASK_START, OFF_TASK_TGID, OFF_TASK_THREAD_PID, OFF_TIME_INUM, OFF_UPID_NR, OFF_UPID_NS,
-    OFF_USER_INUM, OFF_UTS_INUM, Object, SIZE_UPID, load, read, read_pointer,
+    Number, OFF_CGROUP_INUM, OFF_CGROUP_KN, OFF_CRED_GID, OFF_CRED_UID, OFF_CRED_USER_NS,
+    OFF_CSS_SET_CGROUP, OFF_IPC_INUM, OFF_KN_NAME, OFF_KN_PARENT, OFF_MM_EXE, OFF_MNT_INUM,
+    OFF_MNT_SEQ, OFF_NET_INUM, OFF_NSPROXY_CGROUP, OFF_NSPROXY_IPC, OFF_NSPROXY_MNT,
+    OFF_NSPROXY_NET, OFF_NSPROXY_PID, OFF_NSPROXY_TIME, OFF_NSPROXY_UTS, OFF_PID_INUM,
+    OFF_PID_LEVEL, OFF_PID_NS_LEVEL, OFF_PID_NUMBERS, OFF_TASK_CGROUPS, OFF_TASK_COMM,
+    OFF_TASK_CRED, OFF_TASK_GROUP_LEADER, OFF_TASK_LOGINUID, OFF_TASK_MM, OFF_TASK_NSPROXY,
+    OFF_TASK_REAL_PARENT, OFF_TASK_SESSION, OFF_TASK_START, OFF_TASK_TGID, OFF_TASK_THREAD_PID,
+    OFF_TIME_INUM, OFF_UPID_NR, OFF_UPID_NS, OFF_USER_INUM, OFF_UTS_INUM, Object, SIZE_UPID, load,
+    read, read_pointer,
 };
 
 /// Cgroups are looked at up to this depth above the task's own.
@@ -96,12 +97,24 @@ impl Task {
     #[inline(always)]
     pub fn pid_namespace(&self) -> u32 {
         // SAFETY: chains of loads from the current task.
+        unsafe { self.pid_namespace_by(load(self.0, &OFF_TASK_NSPROXY)) }
+    }
+
+    /// The same, by the task's `nsproxy`.
+    ///
+    /// # Safety
+    /// As of [`load`].
+    #[inline(always)]
+    unsafe fn pid_namespace_by(&self, nsproxy: Object) -> u32 {
+        // SAFETY: chains of loads from the current task.
         unsafe {
-            let nsproxy = load(self.0, &OFF_TASK_NSPROXY);
             let children: Object = load(nsproxy, &OFF_NSPROXY_PID);
             let pid: Object = load(self.0, &OFF_TASK_THREAD_PID);
-            if load::<u32>(children, &OFF_PID_NS_LEVEL) == load::<u32>(pid, &OFF_PID_LEVEL) {
-                return load(children, &OFF_PID_INUM);
+            let inode: u32 = load(children, &OFF_PID_INUM);
+            let level: u32 = load(children, &OFF_PID_NS_LEVEL);
+            // Of a task that exits there is no `nsproxy`, and all of it reads as 0.
+            if inode != 0 && level == load::<u32>(pid, &OFF_PID_LEVEL) {
+                return inode;
             }
             let ns = read_pointer(self.upid(pid), OFF_UPID_NS.load());
             read(ns, OFF_PID_INUM.load())
@@ -117,17 +130,18 @@ impl Task {
         ns
     }
 
-    /// The same, into a record.
+    /// The same, into a record; the sequence number of the mount namespace.
     ///
     /// # Safety
     /// `out` points to that many words.
     #[inline(always)]
-    unsafe fn put_namespaces(&self, out: *mut [u32; NS_COUNT]) {
+    unsafe fn put_namespaces(&self, out: *mut [u32; NS_COUNT]) -> u64 {
         // SAFETY: chains of loads from the current task, plain stores to `out`.
         unsafe {
             let ns = &mut *out;
             let nsproxy = load(self.0, &OFF_TASK_NSPROXY);
-            ns[Ns::Mnt as usize] = load(load(nsproxy, &OFF_NSPROXY_MNT), &OFF_MNT_INUM);
+            let mount_ns = load(nsproxy, &OFF_NSPROXY_MNT);
+            ns[Ns::Mnt as usize] = load(mount_ns, &OFF_MNT_INUM);
             ns[Ns::Uts as usize] = load(load(nsproxy, &OFF_NSPROXY_UTS), &OFF_UTS_INUM);
             ns[Ns::Net as usize] = load(load(nsproxy, &OFF_NSPROXY_NET), &OFF_NET_INUM);
             ns[Ns::Ipc as usize] = load(load(nsproxy, &OFF_NSPROXY_IPC), &OFF_IPC_INUM);
@@ -135,7 +149,8 @@ impl Task {
             ns[Ns::Time as usize] = load(load(nsproxy, &OFF_NSPROXY_TIME), &OFF_TIME_INUM);
             let cred = load(self.0, &OFF_TASK_CRED);
             ns[Ns::User as usize] = load(load(cred, &OFF_CRED_USER_NS), &OFF_USER_INUM);
-            ns[Ns::Pid as usize] = self.pid_namespace();
+            ns[Ns::Pid as usize] = self.pid_namespace_by(nsproxy);
+            load(mount_ns, &OFF_MNT_SEQ)
         }
     }
 
@@ -167,19 +182,19 @@ impl Task {
     #[inline(always)]
     pub unsafe fn describe(&self, header: *mut Header) {
         let ids = bpf_get_current_pid_tgid();
-        let users = bpf_get_current_uid_gid();
         // SAFETY: plain stores into the record; loads from the current task.
         unsafe {
             (*header).tgid = (ids >> 32) as u32;
             (*header).tid = ids as u32;
-            (*header).uid = users as u32;
-            (*header).gid = (users >> 32) as u32;
-            self.put_namespaces(&raw mut (*header).ns);
+            // A `kuid_t` is the id in the initial user namespace.
+            let cred = load(self.0, &OFF_TASK_CRED);
+            (*header).uid = load(cred, &OFF_CRED_UID);
+            (*header).gid = load(cred, &OFF_CRED_GID);
+            (*header).mnt_generation = self.put_namespaces(&raw mut (*header).ns);
             let leader = load(self.0, &OFF_TASK_GROUP_LEADER);
             (*header).start_ns = load(leader, &OFF_TASK_START);
             (*header).login_uid = load(self.0, &OFF_TASK_LOGINUID);
             (*header).session = load(self.0, &OFF_TASK_SESSION);
-            (*header).mnt_generation = self.mount_generation();
             (*header).cgroup_id = self.cgroup();
             put_comm(self.0, &raw mut (*header).comm);
             (*header).ns_tgid = self.ns_tgid(leader);
@@ -206,18 +221,20 @@ impl Task {
             // so the stores stay in the record.
             unsafe {
                 let slot = out.cast::<Ancestor>().add(i);
-                let parent: Object = load(task, &OFF_TASK_REAL_PARENT);
-                ended |= parent == task || parent.is_null();
                 (*slot).reserved = 0;
+                if !ended {
+                    let parent: Object = load(task, &OFF_TASK_REAL_PARENT);
+                    ended = parent == task || parent.is_null();
+                    task = parent;
+                }
                 if ended {
                     // Nobody reads more of it.
                     (*slot).tgid = 0;
                 } else {
-                    let leader: Object = load(parent, &OFF_TASK_GROUP_LEADER);
+                    let leader: Object = load(task, &OFF_TASK_GROUP_LEADER);
                     (*slot).start_ns = load(leader, &OFF_TASK_START);
-                    (*slot).tgid = load(parent, &OFF_TASK_TGID);
+                    (*slot).tgid = load(task, &OFF_TASK_TGID);
                     put_comm(leader, &raw mut (*slot).comm);
-                    task = parent;
                 }
             }
         }

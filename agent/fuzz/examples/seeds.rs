@@ -269,7 +269,7 @@ fn hostile() -> Vec<(&'static str, Vec<u8>)> {
     vec![
         ("identities", many(0x2a)),
         ("events", many(0x22)),
-        ("arguments", inside(0x4a, &many(0x12))),
+        ("arguments", inside(0x4a, &many(0x1a))),
         ("ancestors", inside(0x32, &many(0x0a))),
         ("banks", event(0x5a, &many(0x2a))),
         ("parts", event(0x72, &many(0x0a))),

@@ -29,12 +29,13 @@ pub fn batch_in_two_ways(payload: &[u8]) -> Option<proto::Batch> {
     let mut events = view.events();
     for event in &whole.events {
         let view = events.next().expect("as many events");
-        let subject = referred(&whole.subjects, event.subject);
-        let lineage = subject.and_then(|subject| referred(&whole.lineages, subject.lineage));
         let command = match event.what {
             Some(What::Execution(command)) => referred(&whole.commands, command),
             _ => None,
         };
+        let subject = command.map_or(event.subject, |command| command.subject);
+        let subject = referred(&whole.subjects, subject);
+        let lineage = subject.and_then(|subject| referred(&whole.lineages, subject.lineage));
         assert_eq!(
             view.time_ns,
             whole.time_ns.wrapping_add_signed(event.offset_ns)

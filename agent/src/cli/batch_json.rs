@@ -208,7 +208,7 @@ impl From<EventView<'_>> for Event {
         let Some(proto::ContextEvent {
             // In the view.
             offset_ns: _,
-            subject,
+            subject: _,
             tgid,
             age_ns,
             tid,
@@ -225,7 +225,8 @@ impl From<EventView<'_>> for Event {
         };
         let place = InPlace {
             time_ns: view.time_ns,
-            who: (subject != 0).then_some(Who {
+            // Of the agent itself nothing is said but what it says.
+            who: (tgid != 0).then_some(Who {
                 tgid,
                 age_ns,
                 tid,
@@ -418,6 +419,7 @@ impl Execution {
     fn new(mut place: InPlace) -> Self {
         let proto::Command {
             // In place.
+            subject: _,
             file: _,
             args,
             argc,

@@ -51,60 +51,58 @@ pub fn decode_batch(payload: &[u8]) -> Option<proto::Batch> {
 #[derive(Debug, Clone, PartialEq)]
 pub struct ContextEvent {
     time_ns: u64,
-    /// `None`: the agent itself.
-    task: Option<Task>,
     what: Happened,
 }
 
-/// Whose doing.
+#[derive(Debug, Clone, PartialEq)]
+enum Happened {
+    /// The agent has something to say itself.
+    OfAgent(Said),
+    Executed(Task, Shared<Command>),
+    OfTask(Task, Said),
+}
+
+/// Whose doing, and to which file.
 #[derive(Debug, Clone, PartialEq)]
 struct Task {
     tgid: u32,
     start_ns: u64,
     tid: u32,
     ns_tgid: u32,
-    identity: Shared<Identity>,
-    subject: Shared<Subject>,
+    who: Who,
+    file: Shared<Object>,
 }
 
-#[derive(Debug, Clone, PartialEq)]
-enum Happened {
-    Executed(Shared<Command>, Shared<Object>),
-    /// To which file, if it is about one.
-    Said(Said, Option<Shared<Object>>),
-}
+/// A subject, and where it lives.
+type Who = (Shared<Subject>, Shared<Identity>);
 
 impl ContextEvent {
     /// What the agent says of itself at `time_ns` since boot.
     pub fn of_agent(time_ns: u64, what: Said) -> Self {
-        Self {
-            time_ns,
-            task: None,
-            what: Happened::Said(what, None),
-        }
+        let what = Happened::OfAgent(what);
+        Self { time_ns, what }
     }
 
     /// What a container's task did.
     pub fn of(event: &Event, identity: &Shared<Identity>, boot_id: &str) -> Self {
-        let file = event.file.clone();
+        let task = Task {
+            tgid: event.tgid,
+            start_ns: event.start_ns,
+            tid: event.tid,
+            ns_tgid: event.ns_tgid,
+            who: (event.subject.clone(), identity.clone()),
+            file: event.file.clone(),
+        };
         let what = match &event.what {
-            What::Exec(command) => Happened::Executed(command.clone(), file),
+            What::Exec(command) => Happened::Executed(task, command.clone()),
             What::Measured { how, hash } => {
                 let mapping = measured(event, *how, hash, identity, boot_id);
-                Happened::Said(Said::Mapping(mapping), Some(file))
+                Happened::OfTask(task, Said::Mapping(mapping))
             }
-            What::Breach(kind) => Happened::Said(Said::Breach(breach(*kind)), Some(file)),
+            What::Breach(kind) => Happened::OfTask(task, Said::Breach(breach(*kind))),
         };
         Self {
             time_ns: event.time_ns,
-            task: Some(Task {
-                tgid: event.tgid,
-                start_ns: event.start_ns,
-                tid: event.tid,
-                ns_tgid: event.ns_tgid,
-                identity: identity.clone(),
-                subject: event.subject.clone(),
-            }),
             what,
         }
     }
@@ -184,9 +182,9 @@ pub struct Batch {
 struct Tables {
     identities: HashMap<Shared<Identity>, u32, Hashed>,
     lineages: HashMap<Shared<Vec<Process>>, u32, Hashed>,
-    subjects: HashMap<(Shared<Subject>, Shared<Identity>), u32, Hashed>,
+    subjects: HashMap<Who, u32, Hashed>,
     files: HashMap<Shared<Object>, u32, Hashed>,
-    commands: HashMap<(Shared<Command>, Shared<Object>), u32, Hashed>,
+    commands: HashMap<(Shared<Command>, Shared<Object>, Who), u32, Hashed>,
 }
 
 /// What the agent itself goes on from once a batch is in the list.
@@ -240,32 +238,33 @@ impl Batch {
 
     /// Adds an event.
     pub fn push(&mut self, event: ContextEvent) {
-        let ContextEvent {
-            time_ns,
-            task,
-            what,
-        } = event;
+        let ContextEvent { time_ns, what } = event;
         if self.len == 0 {
             self.head.time_ns = time_ns;
         }
-        let (what, file) = match what {
-            Happened::Executed(command, file) => (Said::Execution(self.command(command, file)), 0),
-            Happened::Said(what, file) => (what, file.map_or(0, |file| self.file(&file))),
+        let mut event = match &what {
+            Happened::OfAgent(_) => proto::ContextEvent::default(),
+            Happened::Executed(task, _) | Happened::OfTask(task, _) => proto::ContextEvent {
+                tgid: task.tgid,
+                age_ns: time_ns.wrapping_sub(task.start_ns).cast_signed(),
+                tid: if task.tid == task.tgid { 0 } else { task.tid },
+                ns_tgid: task.ns_tgid,
+                ..Default::default()
+            },
         };
-        self.gist.note(time_ns, Some(&what));
-        let mut event = proto::ContextEvent {
-            offset_ns: time_ns.wrapping_sub(self.head.time_ns).cast_signed(),
-            file,
-            what: Some(what),
-            ..Default::default()
-        };
-        if let Some(task) = task {
-            event.tgid = task.tgid;
-            event.age_ns = time_ns.wrapping_sub(task.start_ns).cast_signed();
-            event.tid = if task.tid == task.tgid { 0 } else { task.tid };
-            event.ns_tgid = task.ns_tgid;
-            event.subject = self.subject(task.subject, task.identity);
-        }
+        event.offset_ns = time_ns.wrapping_sub(self.head.time_ns).cast_signed();
+        event.what = Some(match what {
+            Happened::OfAgent(what) => what,
+            Happened::Executed(task, command) => {
+                Said::Execution(self.command(command, task.file, task.who))
+            }
+            Happened::OfTask(task, what) => {
+                event.subject = self.subject(task.who);
+                event.file = self.file(&task.file);
+                what
+            }
+        });
+        self.gist.note(time_ns, event.what.as_ref());
         self.events.push(EVENTS);
         // A Vec grows as needed.
         let _ = event.encode_length_delimited(&mut self.events);
@@ -294,8 +293,7 @@ impl Batch {
         )
     }
 
-    fn subject(&mut self, subject: Shared<Subject>, identity: Shared<Identity>) -> u32 {
-        let key = (subject, identity);
+    fn subject(&mut self, key: Who) -> u32 {
         if let Some(number) = self.tables.subjects.get(&key) {
             return *number;
         }
@@ -332,13 +330,14 @@ impl Batch {
         once(file, &mut self.head.files, &mut self.tables.files, object)
     }
 
-    fn command(&mut self, command: Shared<Command>, file: Shared<Object>) -> u32 {
-        let key = (command, file);
+    fn command(&mut self, command: Shared<Command>, file: Shared<Object>, who: Who) -> u32 {
+        let key = (command, file, who);
         if let Some(number) = self.tables.commands.get(&key) {
             return *number;
         }
-        let (command, file) = &key;
+        let (command, file, who) = &key;
         let message = proto::Command {
+            subject: self.subject(who.clone()),
             file: self.file(file),
             args: command.args.clone(),
             argc: command.argc,

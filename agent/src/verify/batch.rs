@@ -131,14 +131,16 @@ impl<'a> BatchView<'a> {
         use proto::context_event::What;
         let event: Option<proto::ContextEvent> = decode(bytes, EVENT);
         let of = event.as_ref();
-        let subject: Option<proto::Subject> =
-            of.and_then(|of| referred(&self.subjects, of.subject));
         let command: Option<proto::Command> = of.and_then(|of| match &of.what {
             Some(What::Execution(command)) => referred(&self.commands, *command),
             _ => None,
         });
-        let refers = |to: Option<u32>, table| to.and_then(|number| referred(table, number));
-        let file = command.as_ref().map(|command| command.file);
+        let (subject, file) = match (&command, of) {
+            (Some(command), _) => (command.subject, command.file),
+            (None, Some(of)) => (of.subject, of.file),
+            (None, None) => (0, 0),
+        };
+        let subject: Option<proto::Subject> = referred(&self.subjects, subject);
         EventView {
             bytes,
             time_ns: of.map_or(0, |of| self.time_ns.wrapping_add_signed(of.offset_ns)),
@@ -149,7 +151,7 @@ impl<'a> BatchView<'a> {
                 .as_ref()
                 .and_then(|subject| referred(&self.lineages, subject.lineage)),
             subject,
-            file: refers(file.or(of.map(|of| of.file)), &self.files),
+            file: referred(&self.files, file),
             command,
             event,
         }
@@ -284,6 +286,7 @@ mod tests {
             }),
             commands: each(numbers, |argc| proto::Command {
                 argc,
+                subject: argc % 6,
                 file: argc % 4,
                 ..Default::default()
             }),
@@ -309,10 +312,11 @@ mod tests {
             prop_assert_eq!(views.len(), whole.events.len());
             for ((view, event), (time_ns, number)) in views.into_iter().zip(whole.events).zip(events) {
                 prop_assert_eq!(view.time_ns, time_ns);
-                let subject = at(&whole.subjects, number);
+                let command = at(&whole.commands, number).filter(|_| number % 2 == 1);
+                let subject = command.map_or(number, |command| command.subject);
+                let subject = at(&whole.subjects, subject);
                 let lineage = subject.and_then(|subject| at(&whole.lineages, subject.lineage));
                 let identity = subject.and_then(|subject| at(&whole.identities, subject.identity));
-                let command = at(&whole.commands, number).filter(|_| number % 2 == 1);
                 let file = command.map_or(number, |command| command.file);
                 prop_assert_eq!(view.identity.as_ref(), identity);
                 prop_assert_eq!(view.subject.as_ref(), subject);

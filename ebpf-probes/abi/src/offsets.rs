@@ -61,6 +61,8 @@ macro_rules! for_each_offset {
             OFF_PID_INUM: "pid_namespace"."ns.inum";
             OFF_PID_NS_LEVEL: "pid_namespace"."level";
             OFF_CRED_USER_NS: "cred"."user_ns";
+            OFF_CRED_UID: "cred"."uid";
+            OFF_CRED_GID: "cred"."gid";
             OFF_PID_LEVEL: "pid"."level";
             OFF_PID_NUMBERS: "pid"."numbers";
             OFF_UPID_NR: "upid"."nr";
