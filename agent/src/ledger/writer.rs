@@ -24,7 +24,10 @@ use crate::{
 };
 
 /// Events in one group at most: bounds an entry's size and the memory of a flood.
-const GROUP: usize = 1000;
+const GROUP: usize = 2000;
+/// No context waits while this part of the queue is taken, a quarter: what is read leaves
+/// the queue only with its group.
+const CROWDED: u64 = 4;
 /// How long context may wait for company. What a verifier wants to know, such as the digest of
 /// a file that is new to the list, waits for nothing.
 const LINGER: Duration = Duration::from_secs(2);
@@ -273,10 +276,12 @@ impl Group {
         self.len() == 0
     }
 
-    /// Whether it waits no longer.
-    fn is_due(&self) -> bool {
+    /// Whether it waits no longer; `fill` is the queue's [`Feed::fill`].
+    fn is_due(&self, fill: (u64, u64)) -> bool {
+        let (taken, room) = fill;
+        let crowded = taken >= room / CROWDED;
         let waited = self.since.is_some_and(|since| since.elapsed() >= LINGER);
-        !self.is_empty() && (self.urgent || waited || self.len() >= GROUP)
+        !self.is_empty() && (self.urgent || waited || crowded || self.len() >= GROUP)
     }
 
     /// How long it may still wait.
@@ -346,9 +351,9 @@ impl Desk {
         loop {
             self.listen();
             self.read();
-            let (waiting, room) = self.feed.fill();
-            self.metrics.ring(waiting, room);
-            if self.group.is_due() {
+            let (taken, room) = self.feed.fill();
+            self.metrics.ring(taken, room);
+            if self.group.is_due((taken, room)) {
                 self.write()?;
             } else if !self.group.events.is_empty() {
                 self.write_news()?;
@@ -491,4 +496,21 @@ fn persist(
     }
     metrics.failing(false);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn context_waits_for_company_only_while_the_queue_has_room() {
+        let mut group = Group::default();
+        assert!(!group.is_due((900, 1000)), "there is nothing to write");
+        let (_, context) = loss("exec-ring-full", 0, 1, 5);
+        group.batch.push(context);
+        assert!(!group.is_due((249, 1000)));
+        assert!(group.is_due((250, 1000)));
+        group.urgent = true;
+        assert!(group.is_due((0, 1000)));
+    }
 }

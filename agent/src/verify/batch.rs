@@ -10,7 +10,7 @@ use prost::Message;
 
 use crate::measure::{PAYLOAD_PREFIX, proto};
 
-/// Events that a batch may have: the agent's ledger puts 1,000 into one at most.
+/// Events that a batch may have: the agent's ledger puts 2,000 into one at most.
 const MOST: usize = 1 << 16;
 /// Bytes that one event may have.
 const EVENT: usize = 1 << 20;
