@@ -215,27 +215,23 @@ impl Task {
     #[inline(always)]
     unsafe fn ancestors(&self, out: *mut [Ancestor; ANCESTORS]) {
         let mut task = self.0;
-        let mut ended = false;
         for i in 0..ANCESTORS {
             // SAFETY: chains of loads from the current task; `i` is below the array's length,
             // so the stores stay in the record.
             unsafe {
                 let slot = out.cast::<Ancestor>().add(i);
-                (*slot).reserved = 0;
-                if !ended {
-                    let parent: Object = load(task, &OFF_TASK_REAL_PARENT);
-                    ended = parent == task || parent.is_null();
-                    task = parent;
-                }
-                if ended {
-                    // Nobody reads more of it.
+                let parent: Object = load(task, &OFF_TASK_REAL_PARENT);
+                if parent == task || parent.is_null() {
+                    // Nobody reads more of it, nor what is behind.
                     (*slot).tgid = 0;
-                } else {
-                    let leader: Object = load(task, &OFF_TASK_GROUP_LEADER);
-                    (*slot).start_ns = load(leader, &OFF_TASK_START);
-                    (*slot).tgid = load(task, &OFF_TASK_TGID);
-                    put_comm(leader, &raw mut (*slot).comm);
+                    break;
                 }
+                let leader: Object = load(parent, &OFF_TASK_GROUP_LEADER);
+                (*slot).start_ns = load(leader, &OFF_TASK_START);
+                (*slot).tgid = load(parent, &OFF_TASK_TGID);
+                (*slot).reserved = 0;
+                put_comm(leader, &raw mut (*slot).comm);
+                task = parent;
             }
         }
     }

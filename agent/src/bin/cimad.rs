@@ -71,6 +71,10 @@ fn run(args: &Args) -> Result<Outcome, Box<dyn Error>> {
         );
         return Ok(Outcome::Good);
     }
+    // Memory that is small and lives long: to join its pages costs the host more than it saves.
+    if let Err(error) = rustix::thread::disable_transparent_huge_pages(true) {
+        tracing::debug!("the kernel may give huge pages: {error}");
+    }
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()

@@ -153,7 +153,7 @@ pub mod flag {
 pub struct Ancestor {
     /// Start of its thread group's leader, ns since boot.
     pub start_ns: u64,
-    /// Thread-group id in the initial pid namespace; 0: no such ancestor.
+    /// Thread-group id in the initial pid namespace; 0: no such ancestor, nor any behind.
     pub tgid: u32,
     /// Always 0.
     pub reserved: u32,
@@ -244,7 +244,7 @@ pub struct Header {
     pub digest: [u8; DIGEST_LEN],
     /// Name of the thread, ended by NUL if shorter.
     pub comm: [u8; COMM_LEN],
-    /// Parents, nearest first.
+    /// Parents, nearest first, up to one with number 0.
     pub ancestors: [Ancestor; ANCESTORS],
     /// Components of the cgroup path, nearest first, each ended by NUL.
     pub cgroup: [u8; CGROUP_LEN],
