@@ -49,6 +49,18 @@ impl Files {
     }
 }
 
+/// A histogram's buckets as they are now: upper bound, and how many were at most that.
+#[track_caller]
+pub(crate) fn buckets(socket: &Path, name: &str) -> Vec<(f64, u64)> {
+    let text = get(socket);
+    let start = format!("{name}_bucket{{le=\"");
+    let bucket = |line: &str| {
+        let (bound, count) = line.strip_prefix(&start)?.split_once("\"} ")?;
+        Some((bound.parse().ok()?, count.parse().ok()?))
+    };
+    text.lines().filter_map(bucket).collect()
+}
+
 #[track_caller]
 fn get(socket: &Path) -> String {
     let mut stream = UnixStream::connect(socket).expect("metrics are served");

@@ -5,6 +5,7 @@
 //! only that cimad came through and that its list is in the TPM.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -18,6 +19,7 @@ use super::Scenario;
 use crate::agent::{CIMA, Running, Site};
 use crate::claims::Claims;
 use crate::load::{FILES, Load};
+use crate::metrics::buckets;
 use crate::process;
 use crate::tpm_proxy::SoftTpm;
 
@@ -37,8 +39,15 @@ const QUIET_RATE: u32 = 1000;
 const COPIES: u32 = 10;
 /// How often the list is looked at meanwhile: what the times are exact to.
 const LOOK: Duration = Duration::from_millis(1);
+/// Programs that nobody executed before, and the seconds from one to the next: each is in
+/// the TPM before the next.
+const FRESH: u32 = 300;
+const FRESH_EVERY: &str = "0.05";
+const METRICS: &str = "/run/bench-events.sock";
 const VERIFY: Duration = Duration::from_secs(600);
 const TPM: &str = "device:/dev/tpmrm0";
+const NO_METRICS: &str = "listen = \"off\"";
+const LATENCY: &str = "cima_mmap_to_extended_seconds";
 
 #[derive(Parser)]
 struct Arguments {
@@ -58,7 +67,9 @@ fn play(claims: &mut Claims, arguments: &[String]) {
     let asked = Arguments::try_parse_from(words).unwrap_or_else(|error| panic!("{error}"));
     let site = Site::shipped();
     let slow = asked.slow.map(|ms| slow_tpm(&site, ms));
+    change_config(&site, NO_METRICS, &format!("listen = \"unix:{METRICS}\""));
     let agent = site.start();
+    let fresh = claims.claim("each new program is in the TPM", || fresh(&site));
     let quiet = claims.claim("the way to the TPM is timed", || timed(&site));
     let mut trials = Vec::new();
     for rate in &asked.rates {
@@ -72,6 +83,7 @@ fn play(claims: &mut Claims, arguments: &[String]) {
     let result = json!({
         "kernel": kernel.trim(),
         "slow_ms": asked.slow,
+        "fresh": fresh,
         "quiet": quiet,
         "trials": trials,
         "memory_kib": memory,
@@ -83,11 +95,59 @@ fn play(claims: &mut Claims, arguments: &[String]) {
 fn slow_tpm(site: &Site, ms: u64) -> SoftTpm {
     let tpm = SoftTpm::start("bench-events");
     tpm.delay_extends(Duration::from_millis(ms));
-    let shipped = fs::read_to_string(site.config()).expect("the configuration is there");
-    assert!(shipped.contains(TPM), "the shipped configuration has a TPM");
-    let changed = shipped.replace(TPM, &tpm.tcti());
-    fs::write(site.config(), changed).expect("the configuration can be written");
+    change_config(site, TPM, &tpm.tcti());
     tpm
+}
+
+fn change_config(site: &Site, from: &str, to: &str) {
+    let shipped = fs::read_to_string(site.config()).expect("the configuration is there");
+    assert!(
+        shipped.contains(from),
+        "the shipped configuration has {from}"
+    );
+    fs::write(site.config(), shipped.replace(from, to)).expect("the configuration can be written");
+}
+
+/// Programs that nobody executed before, one after the other in a container: how long it took
+/// from mapping to TPM, as cimad's own metrics tell: `[seconds, how many took at most that]`, the
+/// last without a bound.
+fn fresh(site: &Site) -> Value {
+    let directory = Path::new(SCRATCH).join("fresh");
+    fs::create_dir_all(&directory).expect("the root can be written");
+    let static_program = fs::read_dir(Path::new(FILES).join("static"));
+    let program = static_program
+        .expect("it is staged")
+        .next()
+        .expect("one file");
+    let program = fs::read(program.expect("a file").path()).expect("it can be read");
+    for number in 0..FRESH {
+        let copy = directory.join(number.to_string());
+        // What lies behind an ELF object's last section nobody reads, but it is hashed.
+        let content = [program.as_slice(), &number.to_le_bytes()].concat();
+        fs::write(&copy, content).expect("the root can be written");
+        let executable = fs::Permissions::from_mode(0o755);
+        fs::set_permissions(&copy, executable).expect("a mode can be set");
+    }
+    let each = format!(
+        "for p in {}/*; do $p || exit; sleep {FRESH_EVERY}; done",
+        directory.display()
+    );
+    let before = buckets(Path::new(METRICS), LATENCY);
+    let container = ["unshare", "--mount", "--pid", "--fork", "sh", "-c", &each];
+    process::run_within(VERIFY, &container).succeeded();
+    site.caught_up();
+    let after = buckets(Path::new(METRICS), LATENCY);
+    let since = after.iter().map(|&(bound, count)| {
+        let earlier = before.iter().find(|(b, _)| *b == bound);
+        (bound, count - earlier.map_or(0, |(_, count)| *count))
+    });
+    let since: Vec<(f64, u64)> = since.collect();
+    let all = since.last().map_or(0, |(_, count)| *count);
+    assert!(
+        all >= u64::from(FRESH),
+        "{all} of {FRESH} programs were timed"
+    );
+    json!(since)
 }
 
 /// Mappings at a rate for some seconds, and when the last was extended.
