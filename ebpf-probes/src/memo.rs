@@ -5,10 +5,10 @@
 //!
 //! The note is a shortcut only: whatever does not fit goes the long way. It names things by
 //! their addresses, so each may be reused: a mount namespace is named by its sequence number,
-//! which is not; a name by its dentry with the hash of its last component, as long as no
-//! directory was renamed and nothing was moved or unmounted (`paths`); a network or other
-//! namespace by the `nsproxy` that holds it, whose reuse inside one container would at most
-//! leave a report out that differs in that number.
+//! which is not; a name by its dentry with the hash of its last component and whether it is
+//! still in its directory, as long as no directory was renamed and nothing was moved or
+//! unmounted (`paths`); a network or other namespace by the `nsproxy` that holds it, whose
+//! reuse inside one container would at most leave a report out that differs in that number.
 
 use aya_ebpf::{
     bindings::inode,
@@ -25,10 +25,11 @@ use crate::{
     content::{clock_of, slots},
     file::{File, OVERLAYFS_SUPER_MAGIC},
     kernel::{
-        Number, OFF_CRED_USER_NS, OFF_DENTRY_HASH, OFF_FILE_DENTRY, OFF_FILE_INODE, OFF_FILE_MOUNT,
-        OFF_FILE_PRIVATE, OFF_FS_ROOT_DENTRY, OFF_FS_ROOT_MOUNT, OFF_INODE_SB, OFF_INODE_WRITERS,
-        OFF_MNT_SEQ, OFF_NSPROXY_MNT, OFF_PID_LEVEL, OFF_SB_MAGIC, OFF_TASK_CRED, OFF_TASK_FS,
-        OFF_TASK_NSPROXY, OFF_TASK_THREAD_PID, Object, load, read, read_pointer,
+        Number, OFF_CRED_USER_NS, OFF_DENTRY_HASH, OFF_DENTRY_HASHED, OFF_FILE_DENTRY,
+        OFF_FILE_INODE, OFF_FILE_MOUNT, OFF_FILE_PRIVATE, OFF_FS_ROOT_DENTRY, OFF_FS_ROOT_MOUNT,
+        OFF_INODE_SB, OFF_INODE_WRITERS, OFF_MNT_SEQ, OFF_NSPROXY_MNT, OFF_PID_LEVEL, OFF_SB_MAGIC,
+        OFF_TASK_CRED, OFF_TASK_FS, OFF_TASK_NSPROXY, OFF_TASK_THREAD_PID, Object, load, read,
+        read_pointer,
     },
     maps::{self, tick},
 };
@@ -143,8 +144,13 @@ unsafe fn of(file: File, inode: Object, slots: u64, mut take: impl FnMut(usize, 
         );
         take(5, number.of(dentry));
         // The hash without the length behind it: 6.1's verifier takes the union for its first
-        // member, a structure of two numbers.
-        take(6, u64::from(load::<u32>(dentry, &OFF_DENTRY_HASH)));
+        // member, a structure of two numbers. And whether the name is gone from its directory: then
+        // the path says so.
+        let gone = load::<u64>(dentry, &OFF_DENTRY_HASHED) == 0;
+        take(
+            6,
+            u64::from(load::<u32>(dentry, &OFF_DENTRY_HASH)) | u64::from(gone) << 32,
+        );
         take(7, number.of(mount));
         take(8, PATHS.get(0).copied().unwrap_or(0));
         let mut real: Object = core::ptr::null();

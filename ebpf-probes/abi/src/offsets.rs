@@ -27,6 +27,7 @@ macro_rules! for_each_offset {
             OFF_INODE_READERS: "inode"."i_readcount";
             OFF_DENTRY_INODE: "dentry"."d_inode";
             OFF_DENTRY_HASH: "dentry"."d_name.hash_len";
+            OFF_DENTRY_HASHED: "dentry"."d_hash.pprev";
             OFF_SHMEM_INODE: "shmem_inode_info"."vfs_inode";
             OFF_SHMEM_SEALS: "shmem_inode_info"."seals";
             OFF_SB_DEVICE: "super_block"."s_dev";

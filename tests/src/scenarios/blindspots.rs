@@ -113,6 +113,23 @@ fn mappings(claims: &mut Claims, stage: &Stage<'_>) {
         },
     );
     claims.claim(
+        "a file that was executed under its name is deleted and executed: measured again, without a name",
+        || {
+            let path = stage.program("deleted-later");
+            let payload = format!("v1;{}", stage.digest(&path));
+            // Said, then known to be: within one process, whose namespaces stay.
+            let words = ["open", &path, "run", "run", "run", "wait", "run"];
+            let acts = stage.container.begin(&words);
+            fs::remove_file(stage.container.path(&path)).expect("it is there");
+            acts.finish();
+            let deleted = format!("{path}%20(deleted)");
+            expect(
+                stage.site,
+                &[executed(&path, &payload), executed(&deleted, &payload)],
+            );
+        },
+    );
+    claims.claim(
         "a file opened with O_DIRECT is mapped executable: a violation",
         || {
             let path = stage.program("direct");
