@@ -130,7 +130,7 @@ fn an_empty_list_is_a_list() {
 fn a_bad_line_is_named_with_its_place_and_reason() {
     let hash = "0".repeat(40);
     let digest = "0".repeat(64);
-    let cases: [(&str, String, &str); 13] = [
+    let cases: [(&str, String, &str); 14] = [
         (
             "nothing but a PCR",
             "10\n".into(),
@@ -180,6 +180,11 @@ fn a_bad_line_is_named_with_its_place_and_reason() {
             "digest",
             format!("10 {hash} ima-ng sha256:xyz /n\n"),
             "\"sha256:xyz\" is not what field \"d-ng\" looks like",
+        ),
+        (
+            "a prefix that says nothing",
+            format!("10 {hash} ima-ngv2 : /n\n"),
+            "\":\" is not what field \"d-ngv2\" looks like",
         ),
         (
             "signature",

@@ -123,10 +123,11 @@ fn parse_digest(kind: FieldKind, column: &[u8]) -> Option<Vec<u8>> {
         .rposition(|b| *b == b':')
         .map_or(0, |at| at + 1);
     let (prefix, digits) = column.split_at(digits_at);
-    let mut bytes = if prefix.is_empty() {
-        b":".to_vec()
-    } else {
-        prefix.to_vec()
+    let mut bytes = match prefix {
+        b"" => b":".to_vec(),
+        // Shown by no kernel: a digest without an algorithm stands alone.
+        b":" => return None,
+        _ => prefix.to_vec(),
     };
     bytes.push(0);
     bytes.extend(hex::decode(digits).ok()?);
