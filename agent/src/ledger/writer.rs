@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// Events in one group at most: bounds an entry's size and the memory of a flood.
-const GROUP: usize = 2000;
+pub(super) const GROUP: usize = 2000;
 /// No context waits while this part of the queue is taken, a quarter: what is read leaves
 /// the queue only with its group.
 const CROWDED: u64 = 4;

@@ -14,6 +14,7 @@ use cima_abi::{ABI_VERSION, ARGS_LEN, Header, Kind, SHORT_PATH};
 use super::{
     Feed, LedgerError, Message, Opened, Writer, WriterHandle, drain,
     tests::fixture::{Tpm, event, list, names, open, replays},
+    writer::GROUP,
 };
 use crate::{
     measure::{Batch, ContextEvent, decode_batch, proto},
@@ -286,16 +287,17 @@ fn a_record_that_cannot_be_read_is_a_loss() {
 #[test]
 fn an_old_queue_is_read_out_in_groups_and_what_is_recent_is_returned() {
     let (dir, tpm, mut feed) = (tempfile::tempdir().unwrap(), Tpm::new(), Fake::default());
-    for _ in 0..2500 {
+    let old = 2 * GROUP as u64 + 500;
+    for _ in 0..old {
         feed.put(record(Kind::Exec, 1));
     }
     let (mut ledger, _) = open(dir.path(), &tpm);
-    let recent = drain(&mut ledger, &mut feed, (0, 2500), 1).unwrap();
-    assert_eq!((recent.len(), list(dir.path()).len()), (0, 4));
-    assert_eq!(ledger.queue().unwrap().position, 2500);
+    let recent = drain(&mut ledger, &mut feed, (0, old), 1).unwrap();
+    assert_eq!((recent.len(), list(dir.path()).len()), (0, 1 + 3));
+    assert_eq!(ledger.queue().unwrap().position, old);
     feed.put(record(Kind::Exec, 1));
-    let recent = drain(&mut ledger, &mut feed, (0, 2501), 0).unwrap();
-    assert_eq!((recent.len(), list(dir.path()).len()), (1, 5));
+    let recent = drain(&mut ledger, &mut feed, (0, old + 1), 0).unwrap();
+    assert_eq!((recent.len(), list(dir.path()).len()), (1, 1 + 3 + 1));
     assert_eq!(
         feed.released(),
         0,
