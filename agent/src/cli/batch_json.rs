@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A context batch as JSON: the schema's field names (`proto/cima.proto`), with three
-//! differences for the reader's sake: an event has its identity, ancestors and file in place, not their numbers;
-//! digests are hex; other bytes and texts are escaped as `entry_json` says.
+//! A context batch as JSON: the schema's field names (`proto/cima.proto`), but for the reader's sake
+//! everything in place instead of by number, times and starts since boot instead of relative,
+//! digests in hex, and other bytes and texts escaped as `entry_json` says.
 //!
 //! Every message is taken apart exhaustively: a new field of the schema is a compile
 //! error here. Events are shown one at a time, never held together.
