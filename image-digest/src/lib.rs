@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: Apache-2.0
+//! One digest for a whole container image (`cima-image-v1`): the same from the layers that a
+//! publisher pushed and from the files that a node has on its disk. SPEC.md has every byte.
+//!
+//! Owns what an image is ([`Tree`]), what its layers mean ([`Layer`]) and how both are hashed. Reads no
+//! file and no archive: it is given entries, each with the digest of its content. Refuses what could be
+//! understood in two ways, naming the entry.
+//!
+//! ```
+//! use image_digest::{ContentDigest, Layer, Meta, Node, Tree};
+//!
+//! let mut layer = Layer::default();
+//! let content = ContentDigest::of(b"#!/bin/sh\n");
+//! let file = Node::File { meta: Meta::new(0o755, 0, 0), size: 10, content };
+//! layer.add(b"./usr/bin/true", file)?;
+//!
+//! let mut image = Tree::default();
+//! layer.lay_over(&mut image);
+//! println!("{}", image.digest());
+//! # Ok::<(), image_digest::LayerError>(())
+//! ```
+#![forbid(unsafe_code)]
+
+mod digest;
+mod layer;
+mod node;
+mod path;
+mod tree;
+
+pub use digest::{ContentDigest, DigestError, ImageDigest};
+pub use layer::{Layer, LayerError};
+pub use node::{Device, Meta, Node};
+pub use path::PathError;
+pub use tree::{Tree, TreeError};
