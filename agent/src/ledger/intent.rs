@@ -21,6 +21,8 @@ use super::{
 };
 
 const MAGIC: &[u8] = b"cima-intent-2\n";
+/// What the intents of all versions begin with.
+const FAMILY: &[u8] = b"cima-intent-";
 const HEADER: usize = MAGIC.len() + 4 + 8 + 4;
 const DIGEST: usize = 32;
 const NAME: &str = "intent";
@@ -68,6 +70,9 @@ impl Intent {
     pub(super) fn open(disk: &Arc<dyn Disk>, dir: &Path) -> Result<Self, LedgerError> {
         let mut file = DiskFile::open(disk, dir.join(NAME))?;
         let content = file.read()?;
+        if is_of_another_version(&content) {
+            return Err(LedgerError::IntentVersion(file.path().to_owned()));
+        }
         let group = parse(&content);
         if group.is_none() && !content.is_empty() {
             file.set_len(0)?;
@@ -194,6 +199,18 @@ fn digest<'a>(content: &[u8], entries: impl Iterator<Item = &'a Entry>) -> [u8; 
         records = rest;
     }
     hash.finalize().into()
+}
+
+/// Whether it begins as every version's intent does, and then is not this one's: it may be
+/// whole, and its group in the list and the TPM in part.
+fn is_of_another_version(content: &[u8]) -> bool {
+    let of_some_version = |start: &[u8]| match start.strip_prefix(FAMILY) {
+        Some([digit, b'\n']) => digit.is_ascii_digit(),
+        _ => false,
+    };
+    content
+        .get(..MAGIC.len())
+        .is_some_and(|start| start != MAGIC && of_some_version(start))
 }
 
 /// `None`: nothing was being written, or the intent itself was torn.

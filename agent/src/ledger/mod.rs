@@ -78,6 +78,12 @@ pub enum LedgerError {
     /// An entry could not be made.
     #[error("an entry cannot be encoded: {0}")]
     Entry(#[from] EntryError),
+    /// Written by another version, which is to complete it.
+    #[error(
+        "{} was left by another version of cima, and this one cannot complete it: start that version once, or reboot",
+        .0.display()
+    )]
+    IntentVersion(PathBuf),
     /// Asked to stop while the TPM or the disk was failing: the group is in the intent.
     #[error(
         "stopped while an entry could not be completed; it is completed at the next start ({0})"

@@ -152,6 +152,36 @@ fn a_crash_inside_the_append_is_completed_at_the_next_start() {
 }
 
 #[test]
+fn an_intent_with_any_byte_altered_is_none() {
+    let (dir, tpm) = (scratch(), Tpm::new());
+    let (mut ledger, _) = open(dir.path(), &tpm);
+    let line = super::Line::of(PCR, "x", b"some payload").unwrap();
+    ledger.intent.stage(vec![line]);
+    ledger.intent.persist().unwrap();
+    let whole = fs::read(dir.path().join("ledger/boot/intent")).unwrap();
+    assert_eq!(super::intent::records(&whole).len(), 1);
+    for at in 0..whole.len() {
+        let mut altered = whole.clone();
+        altered[at] ^= 0x40;
+        assert!(super::intent::records(&altered).is_empty(), "byte {at}");
+    }
+}
+
+#[test]
+fn an_intent_of_another_version_is_left_for_it() {
+    let (dir, tpm) = (scratch(), Tpm::new());
+    drop(open(dir.path(), &tpm));
+    let intent = dir.path().join("ledger/boot/intent");
+    let old = b"cima-intent-1\nwhatever it held";
+    fs::write(&intent, old).unwrap();
+    let sink = Box::new(tpm.clone());
+    let opened = Ledger::open(dir.path(), origin(), sink, PCR);
+    let error = opened.err().expect("it is refused").to_string();
+    assert!(error.contains("another version"), "{error}");
+    assert_eq!(fs::read(&intent).unwrap(), old);
+}
+
+#[test]
 fn a_torn_intent_was_never_begun() {
     let (dir, tpm) = (scratch(), Tpm::new());
     let (mut ledger, _) = open(dir.path(), &tpm);

@@ -60,7 +60,7 @@ pub enum SinkError {
     #[error("no PCR bank of the TPM has PCR {0}: allocate one (tpm2_pcrallocate) and reboot")]
     NoBank(u32),
     /// A bank that came to be after the list was opened.
-    #[error("the TPM's {0} bank was not there when the list was opened: restart cimad")]
+    #[error("the TPM has a {0} bank now, which it had not when the list was begun")]
     NewBank(HashAlgorithm),
     /// A bank that would be left behind, open to a forged history.
     #[error(

@@ -89,6 +89,8 @@ impl Sink for PcrSink {
 
     fn extend(&mut self, values: &[Digest]) -> Result<(), SinkError> {
         let failed = self.failed("extend");
+        // A connection that is made anew may find other banks.
+        self.connected()?;
         let mut digests = DigestValues::new();
         for bank in &self.banks {
             let value = values.iter().find(|value| value.algorithm() == *bank);
