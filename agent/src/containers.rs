@@ -32,11 +32,7 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// The identity of the task that caused `event`.
-    pub fn of(event: &Event) -> Self {
-        Self::at(&event.home)
-    }
-
+    /// Who lives there.
     fn at(home: &Home) -> Self {
         // A path whose beginning was cut off could hide the true id and show another.
         let id = if home.cgroup_truncated {

@@ -8,6 +8,7 @@ mod btf;
 mod event;
 mod load;
 mod memo;
+mod parser;
 mod pins;
 mod queue;
 mod ring;
@@ -15,9 +16,10 @@ mod self_test;
 
 pub use btf::{BtfError, Offsets, VMLINUX};
 pub use event::{
-    Breach, Command, Event, EventError, Hash, Home, How, Object, Parser, Process, Subject, What,
+    Breach, Command, Event, EventError, Hash, Home, How, Object, Process, Subject, What,
 };
 pub use load::{Attached, LoadError, Losses, Probes, Retired, Settings, Stats, retire, unload};
+pub use parser::Parser;
 pub use pins::Set;
 pub use queue::{Queue, Waker};
 pub use self_test::{SelfTest, SelfTestError, namespaces_of};
