@@ -101,6 +101,20 @@ fn the_first_wrong_and_the_first_undecided_entry_are_named() {
 }
 
 #[test]
+fn a_replay_of_values_is_that_of_their_entries() {
+    let banks = [HashAlgorithm::Sha1, HashAlgorithm::Sha256];
+    let (mut by_entry, mut by_value) = (Replay::new(&banks), Replay::new(&banks));
+    for number in 0..3 {
+        let entry = entry(10, number);
+        by_entry.extend(&entry);
+        by_value.extend_values(10, &banks.map(|bank| entry.extend_value(bank)));
+    }
+    for bank in banks {
+        assert_eq!(by_entry.value(10, bank), by_value.value(10, bank));
+    }
+}
+
+#[test]
 fn a_replay_may_start_from_any_value() {
     let start = BANK.digest(b"kexec");
     let list = [entry(10, 0)];

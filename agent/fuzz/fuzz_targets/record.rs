@@ -7,7 +7,7 @@ use cima_abi::{ABI_VERSION, Header, Kind};
 use cima_agent::{
     containers::Identities,
     measure::{Batch, PolicyEvent, batch_name, measure, unescape},
-    probes::{Event, What},
+    probes::{Event, Parser, What},
     verify::BatchView,
 };
 use cima_agent_fuzz::{batch_in_two_ways, json_of};
@@ -25,6 +25,16 @@ fuzz_target!(|record: &[u8]| {
     record[..2].copy_from_slice(&ABI_VERSION.to_ne_bytes());
     record[2] = Kind::ALL[usize::from(record[2]) % Kind::ALL.len()] as u8;
     one(&record);
+    // And again and again with a byte changed, by a parser that remembers those before.
+    let mut parser = Parser::default();
+    for changes in record.clone().chunks_exact(3).rev().take(8) {
+        let at = usize::from(u16::from_ne_bytes([changes[0], changes[1]])) % record.len();
+        if at > 2 {
+            record[at] = changes[2];
+        }
+        let (remembering, alone) = (parser.parse(&record), Event::parse(&record));
+        assert_eq!(format!("{remembering:?}"), format!("{alone:?}"));
+    }
 });
 
 fn one(record: &[u8]) {

@@ -243,7 +243,9 @@ impl From<EventView<'_>> for Event {
             what: match what {
                 Some(What::Start(start)) => Said::Start(start.into()),
                 Some(What::Stop(proto::Stop {})) => Said::Stop {},
-                Some(What::Execution(_)) => Said::Execution(Execution::new(place)),
+                Some(What::Execution(_)) => {
+                    Execution::new(place).map_or_else(unknown, Said::Execution)
+                }
                 Some(What::Mapping(mapping)) => Said::Mapping(Mapping::new(mapping, place)),
                 Some(What::Loss(proto::Loss { cause, cpu, count })) => Said::Loss(Loss {
                     cause: escaped(cause.as_bytes()),
@@ -345,6 +347,7 @@ impl From<proto::Process> for Process {
 }
 
 impl InPlace {
+    /// `None` of the agent itself, and if the batch does not say who it was: nobody is made root.
     fn task(&mut self) -> Option<Task> {
         let Who {
             tgid,
@@ -361,7 +364,7 @@ impl InPlace {
             // In place.
             lineage: _,
             identity: _,
-        } = self.subject.take().unwrap_or_default();
+        } = self.subject.take()?;
         let proto::Lineage { ancestors } = self.lineage.take().unwrap_or_default();
         Some(Task {
             process: Process {
@@ -416,7 +419,8 @@ impl From<proto::File> for File {
 }
 
 impl Execution {
-    fn new(mut place: InPlace) -> Self {
+    /// `None` if the batch does not say what was executed.
+    fn new(mut place: InPlace) -> Option<Self> {
         let proto::Command {
             // In place.
             subject: _,
@@ -424,14 +428,14 @@ impl Execution {
             args,
             argc,
             args_truncated,
-        } = place.command.take().unwrap_or_default();
-        Self {
+        } = place.command.take()?;
+        Some(Self {
             task: place.task(),
             file: place.file(),
             args: args.iter().map(|arg| escaped(arg)).collect(),
             argc,
             args_truncated,
-        }
+        })
     }
 }
 

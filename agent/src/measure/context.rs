@@ -435,3 +435,129 @@ fn hold<M>(message: M, held: &mut Vec<M>) -> u32 {
     held.push(message);
     u32::try_from(held.len()).unwrap_or(u32::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{probes::Home, verify::BatchView};
+    use ima_log::HashAlgorithm;
+    use proptest::prelude::*;
+
+    const BOOT: &str = "8c2d2a94-3f0e-4a0b-9d6e-0a3f5ad0c1d2";
+
+    /// An event whose parts are shared with those that have the same numbers.
+    fn event(parts: [u8; 4], what: u8, time_ns: u64, tid: u32) -> Event {
+        let [who, home, file, args] = parts.map(u32::from);
+        let ancestors = (0..who).map(|tgid| Process {
+            tgid: tgid + 1,
+            start_ns: 7,
+            comm: b"sh".to_vec(),
+        });
+        let digest = HashAlgorithm::Sha256.digest(b"content");
+        Event {
+            what: match what {
+                0 => What::Measured {
+                    how: How::Script,
+                    hash: FileHash::Digest(digest),
+                },
+                1 => What::Breach(Breach::Written),
+                _ => What::Exec(Shared::new(Command {
+                    args: vec![b"a".to_vec(); args as usize],
+                    argc: args,
+                    truncated: false,
+                })),
+            },
+            time_ns,
+            tgid: 40,
+            start_ns: 5,
+            tid,
+            ns_tgid: 4,
+            subject: Shared::new(Subject {
+                comm: b"comm".to_vec(),
+                uid: who,
+                gid: 0,
+                login_uid: None,
+                session: Some(who),
+                ancestors: Shared::new(ancestors.collect()),
+            }),
+            home: Shared::new(Home {
+                ns: [home; cima_abi::NS_COUNT],
+                mnt_generation: 1,
+                cgroup_id: 2,
+                cgroup: b"/".to_vec(),
+                cgroup_truncated: false,
+            }),
+            file: Shared::new(Object {
+                id: cima_abi::FileId {
+                    inode: file.into(),
+                    size: 1,
+                    fs_magic: 2,
+                    device: 3,
+                    generation: 4,
+                    links: 5,
+                    mode: 6,
+                },
+                path: Some(vec![b'/'; file as usize]),
+                overlay: false,
+                memfd: false,
+            }),
+            flags: 0,
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn each_event_of_a_batch_reads_as_it_was_and_the_gist_is_the_payloads(
+            events in prop::collection::vec((any::<[bool; 4]>(), 0..5u8, any::<u64>(), 39..42u32), 1..20),
+            queue: bool,
+        ) {
+            let mut batch = Batch::new();
+            let mut identities = crate::containers::Identities::default();
+            let parts = |parts: [bool; 4]| parts.map(u8::from);
+            for (bits, what, time_ns, tid) in &events {
+                batch.push(match what {
+                    3 => ContextEvent::of_agent(*time_ns, Said::Stop(proto::Stop {})),
+                    4 => ContextEvent::of_agent(*time_ns, Said::Loss(proto::Loss { cause: "c".into(), cpu: 1, count: 2 })),
+                    _ => {
+                        let event = event(parts(*bits), *what, *time_ns, *tid);
+                        ContextEvent::of(&event, &identities.of(&event), BOOT)
+                    }
+                });
+            }
+            if queue {
+                batch.set_queue(5, 6);
+            }
+            let gist = batch.gist().clone();
+            let payload = batch.into_payload(3);
+            prop_assert_eq!(Gist::of(&payload), Some(gist));
+            let view = BatchView::of(&payload).unwrap();
+            prop_assert_eq!(view.seq(), 3);
+            let views: Vec<_> = view.events().collect();
+            prop_assert_eq!(views.len(), events.len());
+            for (view, (bits, what, time_ns, tid)) in views.into_iter().zip(events) {
+                prop_assert_eq!(view.time_ns, time_ns);
+                let said = view.event.unwrap();
+                if what > 2 {
+                    prop_assert_eq!((said.tgid, view.subject, view.file), (0, None, None));
+                    continue;
+                }
+                let event = event(parts(bits), what, time_ns, tid);
+                prop_assert_eq!(if said.tid == 0 { said.tgid } else { said.tid }, tid);
+                prop_assert_eq!(time_ns.wrapping_sub(said.age_ns.cast_unsigned()), event.start_ns);
+                let subject = view.subject.unwrap();
+                prop_assert_eq!((subject.uid, subject.session), (event.subject.uid, event.subject.session));
+                let ancestors = view.lineage.unwrap_or_default().ancestors;
+                prop_assert_eq!(ancestors.len(), event.subject.ancestors.len());
+                prop_assert_eq!(view.identity.unwrap().mnt_ns, event.home.ns[0]);
+                prop_assert_eq!(view.file.unwrap(), object(&event.file));
+                if let What::Exec(command) = &event.what {
+                    prop_assert_eq!(view.command.unwrap().args, command.args.clone());
+                }
+            }
+            // What they have in common stands there once.
+            let whole = decode_batch(&payload).unwrap();
+            prop_assert!(whole.subjects.len() <= 4 && whole.identities.len() <= 2);
+            prop_assert!(whole.files.len() <= 2 && whole.lineages.len() <= 1);
+        }
+    }
+}

@@ -14,9 +14,16 @@ use crate::measure::{PAYLOAD_PREFIX, proto};
 const MOST: usize = 1 << 16;
 /// Bytes that one event may have.
 const EVENT: usize = 1 << 20;
-/// Bytes that an element of a table may have. A cgroup path or a file's is 4 KiB at most, a
-/// lineage eight processes, a command 512 bytes of arguments.
-const ELEMENT: usize = 1 << 14;
+/// Bytes that an identity may have: a cgroup path is 4 KiB at most.
+const IDENTITY: usize = 1 << 13;
+/// A lineage: eight processes.
+const LINEAGE: usize = 1 << 10;
+/// A subject: a name of 16 bytes and numbers.
+const SUBJECT: usize = 1 << 7;
+/// A file: a path is 4 KiB at most.
+const FILE: usize = 1 << 13;
+/// A command: 512 bytes of arguments, which may all be empty.
+const COMMAND: usize = 1 << 12;
 
 /// Fields of `Batch`.
 const SEQ: u32 = 1;
@@ -127,12 +134,20 @@ impl<'a> BatchView<'a> {
         })
     }
 
+    /// The same without what they refer to, for who needs none of it; what is no event is left out.
+    pub fn bare_events(&self) -> impl Iterator<Item = proto::ContextEvent> + '_ {
+        Fields(self.body).filter_map(|field| match field? {
+            (EVENTS, Value::Bytes(bytes)) => decode(bytes, EVENT),
+            _ => None,
+        })
+    }
+
     fn event(&self, bytes: &'a [u8]) -> EventView<'a> {
         use proto::context_event::What;
         let event: Option<proto::ContextEvent> = decode(bytes, EVENT);
         let of = event.as_ref();
         let command: Option<proto::Command> = of.and_then(|of| match &of.what {
-            Some(What::Execution(command)) => referred(&self.commands, *command),
+            Some(What::Execution(command)) => referred(&self.commands, *command, COMMAND),
             _ => None,
         });
         let (subject, file) = match (&command, of) {
@@ -140,18 +155,18 @@ impl<'a> BatchView<'a> {
             (None, Some(of)) => (of.subject, of.file),
             (None, None) => (0, 0),
         };
-        let subject: Option<proto::Subject> = referred(&self.subjects, subject);
+        let subject: Option<proto::Subject> = referred(&self.subjects, subject, SUBJECT);
         EventView {
             bytes,
             time_ns: of.map_or(0, |of| self.time_ns.wrapping_add_signed(of.offset_ns)),
             identity: subject
                 .as_ref()
-                .and_then(|subject| referred(&self.identities, subject.identity)),
+                .and_then(|subject| referred(&self.identities, subject.identity, IDENTITY)),
             lineage: subject
                 .as_ref()
-                .and_then(|subject| referred(&self.lineages, subject.lineage)),
+                .and_then(|subject| referred(&self.lineages, subject.lineage, LINEAGE)),
             subject,
-            file: referred(&self.files, file),
+            file: referred(&self.files, file, FILE),
             command,
             event,
         }
@@ -159,9 +174,9 @@ impl<'a> BatchView<'a> {
 }
 
 /// The message that an event refers to by its number, which counts from one.
-fn referred<M: Message + Default>(messages: &[&[u8]], number: u32) -> Option<M> {
+fn referred<M: Message + Default>(messages: &[&[u8]], number: u32, limit: usize) -> Option<M> {
     let index = usize::try_from(number).ok()?.checked_sub(1)?;
-    decode(messages.get(index)?, ELEMENT)
+    decode(messages.get(index)?, limit)
 }
 
 fn decode<M: Message + Default>(bytes: &[u8], limit: usize) -> Option<M> {
@@ -300,7 +315,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_the_agent_writes_is_read_as_the_schema_says(
+        fn a_batch_event_by_event_is_what_it_is_as_a_whole(
             seq: u64,
             numbers in prop::collection::vec(any::<u32>(), 0..5),
             events in prop::collection::vec((any::<u64>(), 0..7u32), 0..9),

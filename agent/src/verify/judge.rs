@@ -190,7 +190,7 @@ impl Judge {
             );
         }
         self.next_batch = named.saturating_add(1);
-        for event in batch.events().filter_map(|event| event.event) {
+        for event in batch.bare_events() {
             if let Some(proto::context_event::What::Start(start)) = event.what {
                 match Start::parse(&start) {
                     Some(start) => self.check_start(item, &start),

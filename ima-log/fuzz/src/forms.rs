@@ -12,6 +12,7 @@ pub fn record_of(entry: &Entry) -> Option<Vec<u8>> {
         hash: entry.template_hash.algorithm(),
     };
     let record = entry.to_binary();
+    assert_eq!(record.len(), entry.binary_len());
     let mut reader = BinaryReader::new(record.as_slice(), format);
     match reader.next().expect("a record is not empty") {
         Ok((_, read)) if &read == entry => {

@@ -248,6 +248,7 @@ proptest! {
         entry in order().prop_flat_map(unknown_entry),
     ) {
         let list = entry.to_binary();
+        prop_assert_eq!(list.len(), entry.binary_len());
         let (_, read) = reader(&list, entry.byte_order).next().unwrap().unwrap();
         prop_assert_eq!(&read, &entry);
         let line = entry.to_ascii().unwrap();
