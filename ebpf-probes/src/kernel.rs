@@ -39,8 +39,8 @@ pub unsafe fn load<T: Copy>(object: Object, offset: &Global<u64>) -> T {
     unsafe { core::ptr::read_volatile(object.add(offset.load() as usize).cast::<T>()) }
 }
 
-/// Reads the field at `offset` through the fault-safe helper, for pointers that
-/// came out of loops or variable offsets and that the verifier no longer types.
+/// Reads the field at `offset` through the fault-safe helper, for pointers that came out of
+/// a `void *` or a variable offset and that the verifier does not type.
 #[inline(always)]
 pub fn read<T: Copy + Default>(object: Object, offset: u64) -> T {
     let mut value = T::default();

@@ -201,8 +201,8 @@ const SIZE: u64 = 1;
 const PRODUCER: u64 = 3;
 
 /// What a verifier wants to know may not wait. An execution is context and may wait until
-/// the agent looks, which is told to whenever another part of the ring buffer is taken: not
-/// as long as much of it is, since what is read is released only when it is in the list.
+/// the agent looks, which is woken whenever a record crosses into another part of the ring buffer. Not
+/// by how much of it is taken: what is read is released only when it is in the list.
 ///
 /// `before` is the producer's position before the record was reserved. Whose record crosses
 /// the border of a part sees it between the two, whatever other CPUs reserve meanwhile.

@@ -44,18 +44,18 @@ fn look() -> u32 {
     if scope.measure_host != 0 {
         return 0;
     }
-    let differs = |ns: Ns, inode: u32| differs(inode, scope.host_ns[ns as usize]) << ns as u32;
+    let bit = |ns: Ns, inode: u32| differs(inode, scope.host_ns[ns as usize]) << ns as u32;
     if task.mount_namespace() == scope.host_ns[Ns::Mnt as usize] {
         // The common case on a host, decided by one comparison.
         return NOBODY;
     }
     // The common case in a container: these two are enough.
-    let two = Ns::Mnt.bit() | differs(Ns::Pid, task.pid_namespace());
+    let two = Ns::Mnt.bit() | bit(Ns::Pid, task.pid_namespace());
     if is_candidate(scope, two) {
         return 0;
     }
     let all = Ns::ALL.into_iter().zip(task.namespaces());
-    let all = all.fold(0, |all, (ns, inode)| all | differs(ns, inode));
+    let all = all.fold(0, |all, (ns, inode)| all | bit(ns, inode));
     if is_candidate(scope, all) { 0 } else { NOBODY }
 }
 

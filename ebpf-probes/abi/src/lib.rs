@@ -155,7 +155,7 @@ pub struct Ancestor {
     pub start_ns: u64,
     /// Thread-group id in the initial pid namespace; 0: no such ancestor, nor any behind.
     pub tgid: u32,
-    /// Always 0.
+    /// 0; like the rest undefined behind the first slot whose number is 0.
     pub reserved: u32,
     /// Name, ended by NUL if shorter than the array.
     pub comm: [u8; COMM_LEN],
