@@ -121,6 +121,17 @@ fn what_is_no_list_is_said_to_be_none() {
 }
 
 #[test]
+fn what_is_said_of_no_list_depends_not_on_how_its_bytes_arrive() {
+    let text_and_more = [&b"text ".repeat(100)[..], b"\xff"].concat();
+    let (at_once, rest) = (&text_and_more[..], &text_and_more[400..]);
+    let in_parts = text_and_more[..400].chain(rest);
+    let said = |error: Option<ima_log::ReadError>| error.unwrap().to_string();
+    let at_once = said(BinaryReader::detect(at_once).next().and_then(Result::err));
+    let in_parts = said(BinaryReader::detect(in_parts).next().and_then(Result::err));
+    assert_eq!(at_once, in_parts);
+}
+
+#[test]
 fn an_empty_list_is_a_list() {
     assert!(BinaryReader::detect(&[][..]).next().is_none());
     assert!(AsciiReader::detect(&[][..]).next().is_none());

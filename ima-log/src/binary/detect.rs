@@ -37,7 +37,9 @@ pub(super) fn format<R: Read>(window: &mut Window<R>) -> Result<BinaryFormat, Re
             }
         }
     }
-    best(window.peek(PEEK)?)
+    let first = window.peek(PEEK)?;
+    // No more than that: what is found, and what is said, depends not on how the bytes arrive.
+    best(&first[..first.len().min(PEEK)])
 }
 
 /// The best format for a list that begins with `first`: [`PEEK`] bytes, or all there are.
