@@ -141,7 +141,7 @@ fn an_empty_list_is_a_list() {
 fn a_bad_line_is_named_with_its_place_and_reason() {
     let hash = "0".repeat(40);
     let digest = "0".repeat(64);
-    let cases: [(&str, String, &str); 14] = [
+    let cases: [(&str, String, &str); 15] = [
         (
             "nothing but a PCR",
             "10\n".into(),
@@ -201,6 +201,11 @@ fn a_bad_line_is_named_with_its_place_and_reason() {
             "signature",
             format!("10 {hash} ima-sig sha256:{digest} /n zz\n"),
             "\"zz\" is not what field \"sig\" looks like",
+        ),
+        (
+            "space in the names of attributes",
+            format!("10 {hash} xattrnames security.ima security.evm\n"),
+            "\"security.ima security.evm\" is not what field \"xattrnames\" looks like",
         ),
         (
             "digest of the original",

@@ -101,6 +101,10 @@ pub(super) fn parse(
         DataFormat::Hex => hex::decode(column).map_err(|_| wrong()),
         DataFormat::DigestWithAlgorithm => parse_digest(kind, column).ok_or_else(wrong),
         DataFormat::String if column.contains(&0) => Err(wrong()),
+        // Where no name is in the template, the last column is all that is left of the line.
+        DataFormat::String if kind == FieldKind::XattrNames && column.contains(&b' ') => {
+            Err(wrong())
+        }
         DataFormat::String => Ok(column.to_vec()),
         DataFormat::U16 | DataFormat::U32 if column.is_empty() => Ok(Vec::new()),
         DataFormat::U16 => {
