@@ -57,14 +57,42 @@ pub enum LayerError {
     },
 }
 
-/// What is known of a layer so far.
+/// What is known of a layer so far. It is made without the layers below it, so that all of an image's
+/// can be made at once.
 #[derive(Debug, Clone, Default)]
 pub struct Layer {
-    /// `None`: a directory that only what is in it speaks of.
-    nodes: BTreeMap<Key, Option<Node>>,
+    /// Whatever is in it, all that is above it is in it too, as directories.
+    nodes: BTreeMap<Key, Entry>,
     gone: BTreeSet<Key>,
     /// Directories of which all that is below is gone; the empty key is the root.
     opaque: BTreeSet<Key>,
+    size: LayerSize,
+}
+
+#[derive(Debug, Clone)]
+enum Entry {
+    /// A directory that only what is in it speaks of.
+    Implied,
+    Node(Node),
+    /// A hard link to a file of the layers below.
+    Link(Link),
+}
+
+#[derive(Debug, Clone)]
+struct Link {
+    key: Key,
+    /// As in the archive.
+    path: Vec<u8>,
+    target: Vec<u8>,
+}
+
+/// How much a layer has been told, what was replaced since included.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LayerSize {
+    /// Nodes, those implied, and whiteouts.
+    pub entries: u64,
+    /// Bytes of their paths.
+    pub path_bytes: u64,
 }
 
 /// What an entry's names make of it.
@@ -86,44 +114,98 @@ impl Layer {
     /// See [`LayerError`].
     pub fn add(&mut self, path: &[u8], node: Node) -> Result<(), LayerError> {
         match place(path, node.is_directory())? {
-            Place::Node(names) => self.put(path, &names, node),
+            Place::Node(names) => self.put(path, &names, Entry::Node(node)),
             other => self.hide(path, &other),
         }
     }
 
-    /// Adds the archive's next entry, a hard link. `below` is the image without this layer.
+    /// Adds the archive's next entry, a hard link.
     ///
     /// # Errors
-    /// See [`LayerError`].
-    pub fn add_link(&mut self, path: &[u8], target: &[u8], below: &Tree) -> Result<(), LayerError> {
+    /// See [`LayerError`]. Whether the layers below have the target is seen in [`Layer::lay_over`].
+    pub fn add_link(&mut self, path: &[u8], target: &[u8]) -> Result<(), LayerError> {
         // Whiteouts have been hard links in the archives of one engine.
         let names = match place(path, false)? {
             Place::Node(names) => names,
             other => return self.hide(path, &other),
         };
-        let refused = || LayerError::Link {
+        let link = |key| Link {
+            key,
             path: path.to_vec(),
             target: target.to_vec(),
         };
-        let key = key_of(&components(target).map_err(|_| refused())?);
-        let found = match self.nodes.get(&key) {
-            Some(own) => own.as_ref(),
-            None => below.at(&key),
+        let refused = |_| link(Key::new()).refused();
+        let key = key_of(&components(target).map_err(refused)?);
+        let copy = match self.nodes.get(&key) {
+            None => Entry::Link(link(key)),
+            Some(Entry::Implied) => return Err(link(key).refused()),
+            Some(Entry::Node(node)) if node.is_directory() => return Err(link(key).refused()),
+            Some(file) => file.clone(),
         };
-        let copy = found.filter(|node| !node.is_directory());
-        let copy = copy.cloned().ok_or_else(refused)?;
         self.put(path, &names, copy)
     }
 
+    /// Adds a node whose name is its name, whatever it begins with: for layers that are directories
+    /// on a disk, where whiteouts are no files with names.
+    ///
+    /// # Errors
+    /// See [`LayerError`].
+    pub fn add_named(&mut self, path: &[u8], node: Node) -> Result<(), LayerError> {
+        self.put(path, &names_of(path)?, Entry::Node(node))
+    }
+
+    /// What the layers below have under this path is gone.
+    ///
+    /// # Errors
+    /// See [`LayerError`]; the root cannot be gone.
+    pub fn white_out(&mut self, path: &[u8]) -> Result<(), LayerError> {
+        let names = names_of(path)?;
+        if names.is_empty() {
+            return Err(LayerError::Whiteout {
+                path: path.to_vec(),
+            });
+        }
+        self.hide(path, &Place::Gone(names))
+    }
+
+    /// All that the layers below have in this directory is gone.
+    ///
+    /// # Errors
+    /// See [`LayerError`].
+    pub fn make_opaque(&mut self, path: &[u8]) -> Result<(), LayerError> {
+        self.hide(path, &Place::Opaque(names_of(path)?))
+    }
+
+    /// How much it has been told so far.
+    #[must_use]
+    pub fn size(&self) -> LayerSize {
+        self.size
+    }
+
     /// Lays the layer over `image`, the layers below it.
-    pub fn lay_over(self, image: &mut Tree) {
+    ///
+    /// # Errors
+    /// [`LayerError::Link`], and then the image is as it was.
+    pub fn lay_over(self, image: &mut Tree) -> Result<(), LayerError> {
+        let mut nodes = Vec::with_capacity(self.nodes.len());
+        for (key, entry) in self.nodes {
+            let node = match entry {
+                Entry::Implied => None,
+                Entry::Node(node) => Some(node),
+                Entry::Link(link) => {
+                    let file = image.at(&link.key).filter(|node| !node.is_directory());
+                    Some(file.cloned().ok_or_else(|| link.refused())?)
+                }
+            };
+            nodes.push((key, node));
+        }
         for key in &self.opaque {
             image.clear(key);
         }
         for key in &self.gone {
             image.remove(key);
         }
-        for (key, node) in self.nodes {
+        for (key, node) in nodes {
             let over_directory = image.at(&key).is_some_and(Node::is_directory);
             match node {
                 None if over_directory => {}
@@ -136,58 +218,94 @@ impl Layer {
                 }
             }
         }
+        Ok(())
     }
 
-    fn put(&mut self, path: &[u8], names: &[&[u8]], node: Node) -> Result<(), LayerError> {
+    fn put(&mut self, path: &[u8], names: &[&[u8]], entry: Entry) -> Result<(), LayerError> {
         let Some((_, above)) = names.split_last() else {
             // The root, which has no attributes.
             return Ok(());
         };
         self.imply(path, above)?;
         let key = key_of(names);
-        if !node.is_directory() {
+        if !entry.is_directory() {
             clear(&mut self.nodes, &key);
         }
-        self.nodes.insert(key, Some(node));
+        self.count(&key);
+        self.nodes.insert(key, entry);
         Ok(())
     }
 
     fn hide(&mut self, path: &[u8], what: &Place<'_>) -> Result<(), LayerError> {
-        match what {
-            Place::Opaque(directory) => {
-                self.imply(path, directory)?;
-                self.opaque.insert(key_of(directory));
-            }
-            Place::Gone(names) => {
-                self.imply(path, &names[..names.len() - 1])?;
-                self.gone.insert(key_of(names));
-            }
-            Place::Node(_) | Place::Nothing => {}
+        let (directory, key) = match what {
+            Place::Opaque(directory) => (&directory[..], key_of(directory)),
+            Place::Gone(names) => (&names[..names.len() - 1], key_of(names)),
+            Place::Node(_) | Place::Nothing => return Ok(()),
+        };
+        self.imply(path, directory)?;
+        self.count(&key);
+        if matches!(what, Place::Opaque(_)) {
+            self.opaque.insert(key);
+        } else {
+            self.gone.insert(key);
         }
         Ok(())
     }
 
-    /// Makes sure that a directory of the layer is there, and those above it.
+    /// Makes sure that a directory of the layer is there, and those above it. Looks from below, since
+    /// most are: a path of two thousand names costs its two thousand look-ups once.
     fn imply(&mut self, path: &[u8], directory: &[&[u8]]) -> Result<(), LayerError> {
-        for depth in 1..=directory.len() {
+        let mut missing = Vec::new();
+        for depth in (1..=directory.len()).rev() {
             let key = key_of(&directory[..depth]);
-            let above = self.nodes.entry(key).or_default();
-            if above.as_ref().is_some_and(|node| !node.is_directory()) {
-                return Err(LayerError::Below {
-                    path: path.to_vec(),
-                    above: directory[..depth].join(&b'/'),
-                });
+            match self.nodes.get(&key) {
+                Some(above) if above.is_directory() => break,
+                Some(_) => {
+                    return Err(LayerError::Below {
+                        path: path.to_vec(),
+                        above: directory[..depth].join(&b'/'),
+                    });
+                }
+                None => missing.push(key),
             }
         }
+        for key in missing {
+            self.count(&key);
+            self.nodes.insert(key, Entry::Implied);
+        }
         Ok(())
+    }
+
+    fn count(&mut self, key: &[u8]) {
+        self.size.entries += 1;
+        self.size.path_bytes += key.len() as u64;
     }
 }
 
-fn place(path: &[u8], is_directory: bool) -> Result<Place<'_>, LayerError> {
-    let mut names = components(path).map_err(|reason| LayerError::Path {
+impl Entry {
+    fn is_directory(&self) -> bool {
+        matches!(self, Self::Implied | Self::Node(Node::Directory(_)))
+    }
+}
+
+impl Link {
+    fn refused(self) -> LayerError {
+        LayerError::Link {
+            path: self.path,
+            target: self.target,
+        }
+    }
+}
+
+fn names_of(path: &[u8]) -> Result<Vec<&[u8]>, LayerError> {
+    components(path).map_err(|reason| LayerError::Path {
         path: path.to_vec(),
         reason,
-    })?;
+    })
+}
+
+fn place(path: &[u8], is_directory: bool) -> Result<Place<'_>, LayerError> {
+    let mut names = names_of(path)?;
     let refused = || LayerError::Whiteout {
         path: path.to_vec(),
     };

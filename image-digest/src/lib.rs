@@ -2,9 +2,9 @@
 //! One digest for a whole container image (`cima-image-v1`): the same from the layers that a
 //! publisher pushed and from the files that a node has on its disk. SPEC.md has every byte.
 //!
-//! Owns what an image is ([`Tree`]), what its layers mean ([`Layer`]) and how both are hashed. Reads no
-//! file and no archive: it is given entries, each with the digest of its content. Refuses what could be
-//! understood in two ways, naming the entry.
+//! Owns what an image is ([`Tree`]), what its layers mean ([`Layer`]) and how both are hashed: pure, given
+//! entries, each with the digest of its content. [`source`] reads them, from archives and from disks. Refuses what
+//! could be understood in two ways, naming the entry.
 //!
 //! ```
 //! use image_digest::{ContentDigest, Layer, Meta, Node, Tree};
@@ -15,20 +15,29 @@
 //! layer.add(b"./usr/bin/true", file)?;
 //!
 //! let mut image = Tree::default();
-//! layer.lay_over(&mut image);
+//! layer.lay_over(&mut image)?;
 //! println!("{}", image.digest());
 //! # Ok::<(), image_digest::LayerError>(())
 //! ```
 #![forbid(unsafe_code)]
 
+mod content;
 mod digest;
+mod image;
 mod layer;
+mod limits;
 mod node;
 mod path;
+mod progress;
+pub mod source;
 mod tree;
 
+pub use content::{Content, ContentHash, Format, Formats};
 pub use digest::{ContentDigest, DigestError, ImageDigest};
-pub use layer::{Layer, LayerError};
+pub use image::{Image, Published};
+pub use layer::{Layer, LayerError, LayerSize};
+pub use limits::Limits;
 pub use node::{Device, Meta, Node};
 pub use path::PathError;
+pub use progress::Progress;
 pub use tree::{Tree, TreeError};
