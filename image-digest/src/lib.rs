@@ -36,7 +36,7 @@ pub use content::{Content, ContentHash, Format, Formats};
 pub use digest::{ContentDigest, DigestError, ImageDigest};
 pub use image::{Image, Published};
 pub use layer::{Layer, LayerError, LayerSize};
-pub use limits::Limits;
+pub use limits::{LimitError, Limits};
 pub use node::{Device, Meta, Node};
 pub use path::PathError;
 pub use progress::Progress;
