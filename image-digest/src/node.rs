@@ -197,6 +197,28 @@ fn hash_children<'a>(
     }
 }
 
+/// A value of `security.capability` as it was stored, made what reading it gives in the initial user
+/// namespace: one for namespaces whose root is that of the initial one comes back without the root
+/// (`cap_inode_getsecurity`, `security/commoncap.c`). `None`: a kernel would not have stored it.
+pub(crate) fn as_kernel_gives(value: &[u8]) -> Option<Vec<u8>> {
+    // `VFS_CAP_REVISION_2` and `_3`, `include/uapi/linux/capability.h`: magic with the revision in its
+    // highest byte, then two pairs of sets; the third revision has a root's id behind them.
+    const ROOT_ID: usize = 20;
+    if value.get(1..3)? != [0, 0] || value[0] > 1 {
+        return None;
+    }
+    match (value.get(3)?, value.len()) {
+        (2, ROOT_ID) => Some(value.to_vec()),
+        (3, 24) if value[ROOT_ID..] == [0; 4] => {
+            let mut value = value[..ROOT_ID].to_vec();
+            value[3] = 2;
+            Some(value)
+        }
+        (3, 24) => Some(value.to_vec()),
+        _ => None,
+    }
+}
+
 /// `lp` of SPEC.md.
 fn prefixed(hash: &mut Sha256, bytes: &[u8]) {
     // Names, targets and attributes end at 64 KiB in the kernel, and at less here.

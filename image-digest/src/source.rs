@@ -2,11 +2,33 @@
 //! Where an image can be read from. Each kind has its file; all give an [`Image`](crate::Image) or say what is
 //! wrong with which entry.
 
+mod checked;
+mod docker;
+mod document;
+mod files;
+mod layer;
+mod oci;
+mod platform;
+mod stack;
+mod tar;
+
 use std::num::NonZero;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use crate::{Limits, Progress};
+pub use self::checked::CheckedError;
+pub use self::docker::DockerError;
+pub use self::document::{ConfigError, DocumentError};
+pub use self::files::FilesError;
+pub use self::layer::LayerReadError;
+pub use self::oci::OciError;
+pub use self::platform::{Platform, PlatformError};
+pub use self::stack::StackError;
+pub use self::tar::TarError;
+
+use self::files::Files;
+use crate::limits::Budget;
+use crate::{Image, Limits, Progress};
 
 /// An image's place, as it is written on a command line.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,11 +94,72 @@ pub struct Options<'a> {
     /// What is too much.
     pub limits: Limits,
     /// Which image of an index; none: this host's.
-    pub platform: Option<String>,
+    pub platform: Option<Platform>,
     /// Threads that read and hash.
     pub threads: NonZero<usize>,
     /// Counts what was read.
     pub progress: &'a Progress,
+}
+
+/// Why a source gives no image.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    /// Its place.
+    #[error(transparent)]
+    Files(#[from] FilesError),
+    /// An OCI layout.
+    #[error("{}: {source}", path.display())]
+    Oci {
+        /// Where it is.
+        path: PathBuf,
+        /// What is wrong.
+        #[source]
+        source: Box<OciError>,
+    },
+    /// What this crate does not read so far.
+    #[error("images are read from archives only")]
+    Disk,
+    /// A docker archive.
+    #[error("{}: {source}", path.display())]
+    Docker {
+        /// Where it is.
+        path: PathBuf,
+        /// What is wrong.
+        #[source]
+        source: Box<DockerError>,
+    },
+}
+
+/// Reads an image.
+///
+/// # Errors
+/// See [`SourceError`].
+pub fn read(source: &Source, options: &Options<'_>) -> Result<Image, SourceError> {
+    let budget = Budget::new(options.limits);
+    let oci = |path: &Path, files: &Files, reference: &Option<String>| {
+        oci::read(files, reference.as_deref(), &budget, options).map_err(|source| {
+            SourceError::Oci {
+                path: path.to_owned(),
+                source: source.into(),
+            }
+        })
+    };
+    match source {
+        Source::OciLayout(path, reference) => oci(path, &Files::directory(path)?, reference),
+        Source::OciArchive(path, reference) => {
+            oci(path, &Files::archive(path, &budget)?, reference)
+        }
+        Source::DockerArchive(path, reference) => {
+            let files = Files::archive(path, &budget)?;
+            docker::read(&files, reference.as_deref(), &budget, options).map_err(|source| {
+                SourceError::Docker {
+                    path: path.to_owned(),
+                    source: source.into(),
+                }
+            })
+        }
+        Source::Directory(_) | Source::Storage(_) | Source::Overlay(_) => Err(SourceError::Disk),
+    }
 }
 
 #[cfg(test)]

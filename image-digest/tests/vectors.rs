@@ -1,80 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The vectors of SPEC.md, which `vectors/make.py` writes without this crate's code.
+//! The vectors of SPEC.md: as entries, and as the layers of images in every form that has layers.
 
-use image_digest::{ContentDigest, Device, Layer, Meta, Node, Tree};
-use serde::Deserialize;
+mod common;
 
-#[derive(Deserialize)]
-struct Vector {
-    name: String,
-    layers: Vec<Vec<Entry>>,
-    digests: Vec<String>,
-}
+use common::oci::{self, Packing};
+use common::vectors::{RANDOM, Vector, WRITTEN, raw, vectors};
+use common::{image, tar};
+use image_digest::{Layer, Tree};
 
-#[derive(Deserialize)]
-struct Entry {
-    path: String,
-    r#type: String,
-    #[serde(default)]
-    mode: u32,
-    #[serde(default)]
-    uid: u32,
-    #[serde(default)]
-    gid: u32,
-    #[serde(default)]
-    content: String,
-    #[serde(default)]
-    target: String,
-    #[serde(default)]
-    major: u32,
-    #[serde(default)]
-    minor: u32,
-    capability: Option<String>,
-}
-
-/// A string whose code points are bytes.
-fn raw(text: &str) -> Vec<u8> {
-    text.chars()
-        .map(|c| u8::try_from(c).expect("a byte"))
-        .collect()
-}
-
-impl Entry {
-    fn node(&self) -> Node {
-        let mut meta = Meta::new(self.mode, self.uid, self.gid);
-        if let Some(value) = &self.capability {
-            meta = meta.with_capability(hex::decode(value).expect("hex"));
-        }
-        let device = Device {
-            major: self.major,
-            minor: self.minor,
-        };
-        let content = raw(&self.content);
-        match self.r#type.as_str() {
-            "d" => Node::Directory(meta),
-            "f" => Node::File {
-                meta,
-                size: content.len() as u64,
-                content: ContentDigest::of(&content),
-            },
-            "l" => Node::Symlink {
-                uid: self.uid,
-                gid: self.gid,
-                target: raw(&self.target),
-            },
-            "c" => Node::CharDevice(meta, device),
-            "b" => Node::BlockDevice(meta, device),
-            "p" => Node::Fifo(meta),
-            "s" => Node::Socket(meta),
-            other => panic!("{other} is no type"),
-        }
-    }
-}
-
-fn holds(vectors: &str) {
-    let vectors: Vec<Vector> = serde_json::from_str(vectors).expect("vectors");
-    assert!(vectors.len() > 40);
-    for vector in vectors {
+fn holds(json: &str) {
+    for vector in vectors(json) {
         let mut image = Tree::default();
         for (number, (entries, digest)) in vector.layers.iter().zip(&vector.digests).enumerate() {
             let mut layer = Layer::default();
@@ -106,10 +41,62 @@ fn holds(vectors: &str) {
 
 #[test]
 fn every_written_vector_holds() {
-    holds(include_str!("vectors/vectors.json"));
+    holds(WRITTEN);
 }
 
 #[test]
 fn every_random_history_of_layers_holds() {
-    holds(include_str!("vectors/random.json"));
+    holds(RANDOM);
+}
+
+/// The layers as archives; `None`: something in them is in no archive.
+fn archives(vector: &Vector) -> Option<Vec<Vec<u8>>> {
+    let layers = vector.layers.iter().map(|entries| {
+        let members: Option<Vec<_>> = entries.iter().map(common::vectors::Entry::member).collect();
+        Some(tar::archive(&members?))
+    });
+    layers.collect()
+}
+
+fn holds_as_an_image(json: &str, at_least: usize) {
+    let scratch = tempfile::tempdir().expect("a directory");
+    let mut tried = 0;
+    for (number, vector) in vectors(json).iter().enumerate() {
+        let (Some(archives), Some(digest)) = (archives(vector), vector.digests.last()) else {
+            continue;
+        };
+        let packing = [Packing::Gzip, Packing::Plain, Packing::Zstd];
+        let layout = oci::layout(&archives, &packing[number % 3..]);
+        let path = scratch.path().join(number.to_string());
+        oci::write_directory(&layout, &path);
+        let shown = path.display();
+        oci::write_archive(&layout, &path.with_extension("oci"), packing[number % 3]);
+        let docker = oci::docker(&archives);
+        oci::write_archive(
+            &docker,
+            &path.with_extension("docker"),
+            packing[(number + 1) % 3],
+        );
+        for source in [
+            format!("oci:{shown}"),
+            format!("oci-archive:{shown}.oci"),
+            format!("docker-archive:{shown}.docker:test:1"),
+        ] {
+            let image = image(&source).unwrap_or_else(|error| panic!("{}: {error}", vector.name));
+            let name = &vector.name;
+            assert_eq!(image.tree.digest().to_string(), *digest, "{name}, {source}");
+        }
+        tried += 1;
+    }
+    assert!(tried >= at_least, "only {tried} vectors can be archives");
+}
+
+#[test]
+fn every_written_vector_holds_as_layout_and_archives() {
+    holds_as_an_image(WRITTEN, 35);
+}
+
+#[test]
+fn every_random_history_holds_as_layout_and_archives() {
+    holds_as_an_image(RANDOM, 100);
 }
