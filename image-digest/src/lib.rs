@@ -19,12 +19,13 @@
 //! println!("{}", image.digest());
 //! # Ok::<(), image_digest::LayerError>(())
 //! ```
-#![forbid(unsafe_code)]
-
+pub mod audit;
+mod cache;
 mod content;
 mod digest;
 mod image;
 mod layer;
+mod lease;
 mod limits;
 mod node;
 mod path;
@@ -32,6 +33,7 @@ mod progress;
 pub mod source;
 mod tree;
 
+pub use cache::{Cache, CacheError};
 pub use content::{Content, ContentHash, Format, Formats};
 pub use digest::{ContentDigest, DigestError, ImageDigest};
 pub use image::{Image, Published};

@@ -3,7 +3,7 @@
 
 /// `NAME_MAX` and `PATH_MAX` less its NUL (`include/uapi/linux/limits.h`).
 const NAME_MAX: usize = 255;
-const PATH_MAX: usize = 4095;
+pub(crate) const PATH_MAX: usize = 4095;
 
 /// Why a path is no path inside an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

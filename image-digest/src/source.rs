@@ -3,13 +3,18 @@
 //! wrong with which entry.
 
 mod checked;
+mod container;
+pub(crate) mod directory;
 mod docker;
 mod document;
 mod files;
 mod layer;
+mod mountinfo;
 mod oci;
+mod overlay;
 mod platform;
 mod stack;
+mod storage;
 mod tar;
 
 use std::num::NonZero;
@@ -17,18 +22,22 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 pub use self::checked::CheckedError;
+pub use self::container::ContainerError;
+pub use self::directory::DirectoryError;
 pub use self::docker::DockerError;
 pub use self::document::{ConfigError, DocumentError};
 pub use self::files::FilesError;
 pub use self::layer::LayerReadError;
 pub use self::oci::OciError;
+pub use self::overlay::OverlayError;
 pub use self::platform::{Platform, PlatformError};
 pub use self::stack::StackError;
+pub use self::storage::{ConfigFileError, StorageError};
 pub use self::tar::TarError;
 
 use self::files::Files;
 use crate::limits::Budget;
-use crate::{Image, Limits, Progress};
+use crate::{Cache, Image, Limits, Progress};
 
 /// An image's place, as it is written on a command line.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -97,6 +106,8 @@ pub struct Options<'a> {
     pub platform: Option<Platform>,
     /// Threads that read and hash.
     pub threads: NonZero<usize>,
+    /// Digests of files that did not change since they were read.
+    pub cache: Option<&'a Cache>,
     /// Counts what was read.
     pub progress: &'a Progress,
 }
@@ -116,9 +127,21 @@ pub enum SourceError {
         #[source]
         source: Box<OciError>,
     },
-    /// What this crate does not read so far.
-    #[error("images are read from archives only")]
-    Disk,
+    /// A tree of files.
+    #[error("{}: {source}", path.display())]
+    Directory {
+        /// Its root.
+        path: PathBuf,
+        /// What is wrong.
+        #[source]
+        source: DirectoryError,
+    },
+    /// A store.
+    #[error(transparent)]
+    Storage(#[from] Box<StorageError>),
+    /// A container.
+    #[error(transparent)]
+    Container(#[from] Box<ContainerError>),
     /// A docker archive.
     #[error("{}: {source}", path.display())]
     Docker {
@@ -158,7 +181,16 @@ pub fn read(source: &Source, options: &Options<'_>) -> Result<Image, SourceError
                 }
             })
         }
-        Source::Directory(_) | Source::Storage(_) | Source::Overlay(_) => Err(SourceError::Disk),
+        Source::Directory(path) => {
+            directory::read(path, &budget, options).map_err(|source| SourceError::Directory {
+                path: path.to_owned(),
+                source,
+            })
+        }
+        Source::Storage(image) => Ok(storage::read(image, &budget, options).map_err(Box::new)?),
+        Source::Overlay(container) => {
+            Ok(container::read(container, &budget, options).map_err(Box::new)?)
+        }
     }
 }
 

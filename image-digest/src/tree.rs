@@ -73,6 +73,20 @@ impl Tree {
         Ok(())
     }
 
+    /// What was found by walking, in order, each once and below a directory.
+    pub(crate) fn of_walk(entries: impl Iterator<Item = (Vec<u8>, Node)>) -> Self {
+        let keyed = entries.map(|(mut path, node)| {
+            for byte in path.iter_mut().filter(|byte| **byte == b'/') {
+                *byte = 0;
+            }
+            (path, node)
+        });
+        // A map of what is in order is made in one go.
+        Self {
+            nodes: keyed.collect(),
+        }
+    }
+
     /// The node of this path; `None` for the root.
     #[must_use]
     pub fn get(&self, path: &[u8]) -> Option<&Node> {

@@ -19,6 +19,7 @@ fn image(source: &str, platform: &str) -> Result<Image, String> {
         limits: Limits::default(),
         platform: Some(platform.parse().expect("a platform")),
         threads: NonZero::new(2).expect("two"),
+        cache: None,
         progress: &Progress::default(),
     };
     let source = source.parse().expect("a source");

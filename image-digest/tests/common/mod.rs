@@ -26,6 +26,7 @@ pub(crate) fn limited(source: &str, limits: Limits) -> Result<Image, SourceError
         limits,
         platform: Some("linux/amd64".parse().expect("a platform")),
         threads: NonZero::new(2).expect("two"),
+        cache: None,
         progress: &Progress::default(),
     };
     read(&source, &options)

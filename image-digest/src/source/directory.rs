@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A tree of files on a disk: an image's root, a lower directory of an overlay, or what a container wrote.
+//!
+//! Whoever owns the tree may be hostile, and may change it meanwhile. It is entered beneath its root, across no
+//! mount and no link; nothing but directories and regular files is opened; and it is looked at twice: what is not
+//! the same in the end as when it was read is an error that names it, never a digest of a mixture.
+
+mod stamp;
+mod walk;
+mod work;
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags, open};
+
+pub(crate) use self::walk::{Contents, Mark, OverlayAttributes, Seen, Walked};
+use super::Options;
+use crate::limits::Budget;
+use crate::{Image, LimitError, PathError, Tree};
+
+/// Why a tree gives no image.
+#[derive(Debug, thiserror::Error)]
+pub enum DirectoryError {
+    /// The root.
+    #[error("{} cannot be opened as a directory: {source}", path.display())]
+    Root {
+        /// As it was given.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// An entry that cannot be read.
+    #[error("\"{}\" cannot be read: {source}", path.escape_ascii())]
+    Read {
+        /// Below the root.
+        path: Vec<u8>,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Something else is mounted there.
+    #[error("\"{}\" is a mount point: what is mounted there is no part of the tree", path.escape_ascii())]
+    Mount {
+        /// Below the root.
+        path: Vec<u8>,
+    },
+    /// It is another than it was.
+    #[error("\"{}\" changed while the tree was read: {what}", path.escape_ascii())]
+    Changed {
+        /// Below the root; empty for the root.
+        path: Vec<u8>,
+        /// What is another.
+        what: &'static str,
+    },
+    /// It lies too deep.
+    #[error("\"{}\" is no path inside an image: {reason}", path.escape_ascii())]
+    Path {
+        /// Below the root.
+        path: Vec<u8>,
+        /// Why.
+        #[source]
+        reason: PathError,
+    },
+    /// A device's numbers or a type that no image has.
+    #[error("\"{}\" is of a type that no image has", path.escape_ascii())]
+    Type {
+        /// Below the root.
+        path: Vec<u8>,
+    },
+    /// A lower directory that means more than its files say.
+    #[error("\"{}\" has the attribute {name}: an overlay shows something else there", path.escape_ascii())]
+    Overlay {
+        /// Below the root.
+        path: Vec<u8>,
+        /// Of the attribute.
+        name: String,
+    },
+    /// It asks for too much.
+    #[error(transparent)]
+    Limit(#[from] LimitError),
+}
+
+impl DirectoryError {
+    fn read(path: &[u8], source: impl Into<io::Error>) -> Self {
+        Self::Read {
+            path: path.to_vec(),
+            source: source.into(),
+        }
+    }
+}
+
+/// Opens the root of a tree. A link to it is followed: who names it means what it leads to.
+pub(crate) fn open_root(path: &Path) -> Result<OwnedFd, DirectoryError> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    open(path, flags, Mode::empty()).map_err(|source| DirectoryError::Root {
+        path: path.to_owned(),
+        source: source.into(),
+    })
+}
+
+/// The image whose root is this directory.
+pub(crate) fn read(
+    path: &Path,
+    budget: &Budget,
+    options: &Options<'_>,
+) -> Result<Image, DirectoryError> {
+    let root = open_root(path)?;
+    let walked = walk(root.as_fd(), Contents::Hashed, None, budget, options)?;
+    let entries = walked.entries.into_iter();
+    Ok(Image {
+        tree: Tree::of_walk(entries.map(|(path, seen)| (path, seen.node))),
+        formats: walked.formats,
+        published: None,
+    })
+}
+
+/// Walks a tree; `overlay`: it is a lower directory, whose marks have this name space.
+pub(crate) fn walk(
+    root: BorrowedFd<'_>,
+    contents: Contents,
+    overlay: Option<OverlayAttributes>,
+    budget: &Budget,
+    options: &Options<'_>,
+) -> Result<Walked, DirectoryError> {
+    walk::walk(root, contents, overlay, budget, options, &|_| {})
+}
+
+/// Where a walk is, for tests that change the tree under it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Moment<'a> {
+    /// The names of this directory were read.
+    Listed(&'a [u8]),
+    /// This file is open, and nothing was read of it.
+    Opened(&'a [u8]),
+    /// Everything was read, and nothing was looked at again.
+    ReadAll,
+}

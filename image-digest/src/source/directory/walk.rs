@@ -1,0 +1,705 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Two passes over a tree, each by all threads: everything is read, then looked at again.
+//!
+//! A directory is one piece of work, with the small files in it; a large file is one of its own, so that
+//! none waits for another. What is open at a time is a directory and a file for each thread, whatever the depth.
+
+use std::collections::HashMap;
+use std::ffi::{CStr, CString};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
+
+use rustix::fs::{
+    FileType, Mode, OFlags, RawDir, ResolveFlags, fgetxattr, flistxattr, lgetxattr, openat2,
+    readlinkat,
+};
+use rustix::io::{Errno, read};
+
+use super::stamp::Stamp;
+use super::work::Work;
+use super::{DirectoryError, Moment};
+use crate::cache::{Cache, Known, Writers};
+use crate::limits::Budget;
+use crate::path::{PATH_MAX, PathError};
+use crate::source::Options;
+use crate::{Content, ContentDigest, ContentHash, Device, Formats, Meta, Node};
+
+/// A file above this is a piece of work of its own.
+const LARGE: u64 = 1 << 20;
+/// What is read of a file at once, and of a directory.
+const BUFFER: usize = 256 << 10;
+const NAMES: usize = 32 << 10;
+/// The longest list of attributes and the longest value that a kernel has (`XATTR_LIST_MAX`,
+/// `XATTR_SIZE_MAX`, `include/uapi/linux/limits.h`).
+const ATTRIBUTES: usize = 64 << 10;
+const CAPABILITY: &str = "security.capability";
+
+/// Whether the contents of files matter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Contents {
+    /// Each is read and hashed.
+    Hashed,
+    /// Nothing is opened but directories; every file has the digest of no content.
+    Unread,
+}
+
+/// Which name space overlayfs has its marks in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum OverlayAttributes {
+    /// `trusted.overlay.`, which only the initial user namespace's root can read and write.
+    Trusted,
+    /// `user.overlay.`, of mounts with `userxattr`.
+    User,
+}
+
+impl OverlayAttributes {
+    fn prefix(self) -> &'static str {
+        match self {
+            Self::Trusted => "trusted.overlay.",
+            Self::User => "user.overlay.",
+        }
+    }
+}
+
+/// What an entry of a lower directory means.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Mark {
+    /// What it is.
+    #[default]
+    None,
+    /// What is below it is gone, and itself is nothing.
+    Whiteout,
+    /// A directory that hides what is below it.
+    Opaque,
+    /// Something else is shown there. Only where contents do not matter is it no error.
+    Other,
+}
+
+/// An entry as it was seen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Seen {
+    pub(crate) node: Node,
+    pub(crate) mark: Mark,
+}
+
+/// A tree as it was seen.
+#[derive(Debug, Default)]
+pub(crate) struct Walked {
+    /// Paths without a `/` in front, in the order of [`crate::Tree::entries`].
+    pub(crate) entries: Vec<(Vec<u8>, Seen)>,
+    /// Of the root.
+    pub(crate) root: Option<Seen>,
+    pub(crate) formats: Formats,
+}
+
+/// A piece of the first pass.
+enum Piece {
+    Directory {
+        path: Vec<u8>,
+        stamp: Option<Stamp>,
+    },
+    /// A large file.
+    File {
+        path: Vec<u8>,
+        stamp: Stamp,
+    },
+}
+
+/// A directory that was read.
+struct Listed {
+    path: Vec<u8>,
+    stamp: Stamp,
+    found: Found,
+    children: Vec<Child>,
+}
+
+struct Child {
+    name: CString,
+    stamp: Stamp,
+    /// Of what is neither a directory nor a large file, which are found on their own.
+    found: Option<Found>,
+}
+
+/// What reading adds to what `stat` says.
+#[derive(Debug, Clone, Default)]
+struct Found {
+    capability: Option<Vec<u8>>,
+    mark: Mark,
+    /// Of a symbolic link.
+    target: Vec<u8>,
+    /// Of a file.
+    content: Option<ContentDigest>,
+}
+
+/// One thread's buffers and what it found.
+struct Hands {
+    buffer: Vec<u8>,
+    attributes: Vec<u8>,
+    listed: Vec<Listed>,
+    large: Vec<(Vec<u8>, Found)>,
+    formats: Formats,
+}
+
+/// What all threads have in common.
+struct Walk<'a> {
+    root: BorrowedFd<'a>,
+    contents: Contents,
+    overlay: Option<OverlayAttributes>,
+    budget: &'a Budget,
+    options: &'a Options<'a>,
+    cache: Option<(&'a Cache, Writers)>,
+    moment: &'a (dyn Fn(Moment<'_>) + Sync),
+}
+
+type Done<T = ()> = Result<T, DirectoryError>;
+
+pub(super) fn walk(
+    root: BorrowedFd<'_>,
+    contents: Contents,
+    overlay: Option<OverlayAttributes>,
+    budget: &Budget,
+    options: &Options<'_>,
+    moment: &(dyn Fn(Moment<'_>) + Sync),
+) -> Done<Walked> {
+    let cache = options.cache.and_then(|cache| {
+        let writers = Writers::of_file_system(root)?;
+        Some((cache, writers))
+    });
+    let walk = Walk {
+        root,
+        contents,
+        overlay,
+        budget,
+        options,
+        cache,
+        moment,
+    };
+    let first = Piece::Directory {
+        path: Vec::new(),
+        stamp: None,
+    };
+    let hands =
+        Work::new(vec![first]).done_by(options.threads, Hands::new, |work, hands, piece| {
+            match piece {
+                Piece::Directory { path, stamp } => walk.list(work, hands, path, stamp),
+                Piece::File { path, stamp } => walk.large_file(hands, path, &stamp),
+            }
+        })?;
+    moment(Moment::ReadAll);
+    let (mut listed, mut large, mut formats) = (Vec::new(), HashMap::new(), Formats::new());
+    for hands in hands {
+        listed.extend(hands.listed);
+        large.extend(hands.large);
+        formats.extend(hands.formats);
+    }
+    walk.look_again(&listed)?;
+    Ok(assembled(listed, large, formats))
+}
+
+impl Hands {
+    fn new() -> Self {
+        Self {
+            buffer: vec![0; BUFFER],
+            attributes: vec![0; ATTRIBUTES],
+            listed: Vec::new(),
+            large: Vec::new(),
+            formats: Formats::new(),
+        }
+    }
+}
+
+impl Walk<'_> {
+    /// Reads a directory and the small files in it.
+    fn list(
+        &self,
+        work: &Work<Piece, DirectoryError>,
+        hands: &mut Hands,
+        path: Vec<u8>,
+        seen: Option<Stamp>,
+    ) -> Done {
+        let failed = |error: Errno| DirectoryError::read(&path, error);
+        let directory = self
+            .open(self.root, &path, OFlags::DIRECTORY)
+            .map_err(|error| opened(&path, error))?;
+        let mut stamp = Stamp::of(directory.as_fd(), c"")
+            .map_err(|error| DirectoryError::read(&path, error))?;
+        if stamp.settle() {
+            stamp = Stamp::of(directory.as_fd(), c"")
+                .map_err(|error| DirectoryError::read(&path, error))?;
+        }
+        if let Some(seen) = seen {
+            same_inode(&path, &seen, &stamp)?;
+        }
+        let found = self.attributes(&path, directory.as_fd(), &stamp, hands)?;
+        let mut children = Vec::new();
+        let mut names = vec![MaybeUninit::uninit(); NAMES];
+        let mut entries = RawDir::new(&directory, &mut names);
+        while let Some(entry) = entries.next() {
+            let entry = entry.map_err(failed)?;
+            let name = entry.file_name();
+            if !matches!(name.to_bytes(), b"." | b"..") {
+                children.push((name.to_owned(), entry.file_type()));
+            }
+        }
+        (self.moment)(Moment::Listed(&path));
+        let mut listed = Listed {
+            path,
+            stamp,
+            found,
+            children: Vec::with_capacity(children.len()),
+        };
+        for (name, kind) in children {
+            let child = self.child(work, hands, &listed.path, directory.as_fd(), name, kind)?;
+            listed.children.push(child);
+        }
+        // The first one last, as `assembled` takes them.
+        listed.children.sort_unstable_by(|a, b| b.name.cmp(&a.name));
+        hands.listed.push(listed);
+        Ok(())
+    }
+
+    fn child(
+        &self,
+        work: &Work<Piece, DirectoryError>,
+        hands: &mut Hands,
+        directory: &[u8],
+        within: BorrowedFd<'_>,
+        name: CString,
+        kind: FileType,
+    ) -> Done<Child> {
+        let path = joined(directory, name.to_bytes());
+        // A file system's names are names; only how many are in a row it does not bound.
+        if path.len() > PATH_MAX {
+            let reason = PathError::Long;
+            return Err(DirectoryError::Path { path, reason });
+        }
+        self.budget.spend_entries(1, path.len() as u64)?;
+        // Most entries are files, and are told by what is open. Some file systems do not say what is one.
+        if kind == FileType::RegularFile && self.contents == Contents::Hashed {
+            let (stamp, found) = self.listed_file(work, hands, path, within, &name)?;
+            return Ok(Child { name, stamp, found });
+        }
+        let stamp = Stamp::of(within, &name).map_err(|error| opened(&path, error))?;
+        if stamp.is_mount {
+            return Err(DirectoryError::Mount { path });
+        }
+        let found = match FileType::from_raw_mode(stamp.mode) {
+            FileType::Directory => {
+                let stamp = Some(stamp);
+                work.add(Piece::Directory { path, stamp });
+                None
+            }
+            FileType::RegularFile if self.contents == Contents::Hashed => {
+                let (stamp, found) = self.listed_file(work, hands, path, within, &name)?;
+                return Ok(Child { name, stamp, found });
+            }
+            FileType::Symlink => {
+                let target = readlinkat(within, &name, Vec::new());
+                let target = target.map_err(|error| opened(&path, error))?;
+                Some(Found {
+                    target: target.into_bytes(),
+                    ..Found::default()
+                })
+            }
+            FileType::CharacterDevice if self.overlay.is_some() && stamp.special == (0, 0) => {
+                Some(Found {
+                    mark: Mark::Whiteout,
+                    ..Found::default()
+                })
+            }
+            FileType::RegularFile
+            | FileType::CharacterDevice
+            | FileType::BlockDevice
+            | FileType::Fifo
+            | FileType::Socket => Some(self.unopened(&path, within, &name)?),
+            FileType::Unknown => return Err(DirectoryError::Type { path }),
+        };
+        Ok(Child { name, stamp, found })
+    }
+
+    /// A file that a directory lists: read at once if it is small or known, else left for later.
+    fn listed_file(
+        &self,
+        work: &Work<Piece, DirectoryError>,
+        hands: &mut Hands,
+        path: Vec<u8>,
+        within: BorrowedFd<'_>,
+        name: &CStr,
+    ) -> Done<(Stamp, Option<Found>)> {
+        let (file, stamp) = self.open_file(&path, within, name)?;
+        self.options.progress.expect(stamp.size);
+        if self.overlay.is_none()
+            && let Some(found) = self.known_file(hands, &file, &stamp)
+        {
+            return Ok((stamp, Some(found)));
+        }
+        if stamp.size > LARGE {
+            work.add(Piece::File { path, stamp });
+            return Ok((stamp, None));
+        }
+        let found = self.file(hands, &path, &file, &stamp)?;
+        Ok((stamp, Some(found)))
+    }
+
+    fn large_file(&self, hands: &mut Hands, path: Vec<u8>, seen: &Stamp) -> Done {
+        let name = c_string(&path)?;
+        let (file, stamp) = self.open_file(&path, self.root, &name)?;
+        if let Some(what) = seen.changed_to(&stamp) {
+            return Err(changed(&path, what));
+        }
+        let found = self.file(hands, &path, &file, &stamp)?;
+        hands.large.push((path, found));
+        Ok(())
+    }
+
+    /// Opens a file that will not change unseen.
+    fn open_file(
+        &self,
+        path: &[u8],
+        within: BorrowedFd<'_>,
+        name: &CStr,
+    ) -> Done<(OwnedFd, Stamp)> {
+        let failed = |error| DirectoryError::read(path, error);
+        let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
+        let file = self.open(within, name.to_bytes(), flags);
+        let file = file.map_err(|error| opened(path, error))?;
+        (self.moment)(Moment::Opened(path));
+        let mut stamp = Stamp::of(file.as_fd(), c"").map_err(failed)?;
+        if FileType::from_raw_mode(stamp.mode) != FileType::RegularFile {
+            return Err(changed(path, "it is of another type"));
+        }
+        if stamp.settle() {
+            stamp = Stamp::of(file.as_fd(), c"").map_err(failed)?;
+        }
+        Ok((file, stamp))
+    }
+
+    /// What the cache knows of an open file that nobody writes to.
+    fn known_file(&self, hands: &mut Hands, file: &OwnedFd, stamp: &Stamp) -> Option<Found> {
+        let (cache, writers) = self.cache?;
+        let known = cache.get(&stamp.key())?;
+        if !writers.are_none(file.as_fd()) {
+            return None;
+        }
+        self.options.progress.advance(stamp.size);
+        if let Some(format) = known.format {
+            hands.formats.insert(known.digest, format);
+        }
+        Some(Found {
+            capability: known.capability,
+            content: Some(known.digest),
+            ..Found::default()
+        })
+    }
+
+    /// Reads an open file.
+    fn file(&self, hands: &mut Hands, path: &[u8], file: &OwnedFd, stamp: &Stamp) -> Done<Found> {
+        let mut found = self.attributes(path, file.as_fd(), stamp, hands)?;
+        if found.mark == Mark::Whiteout {
+            return Ok(found);
+        }
+        // Below an overlay the marks, which no cache has, had to be read first.
+        if self.overlay.is_some()
+            && let Some(known) = self.known_file(hands, file, stamp)
+        {
+            let mark = found.mark;
+            return Ok(Found { mark, ..known });
+        }
+        let quiet = self.cache.filter(|(_, writers)| {
+            let quiet = writers.are_none(file.as_fd());
+            writers.may_come(file.as_fd());
+            quiet
+        });
+        let content = self.content(hands, path, file, stamp.size)?;
+        let after =
+            Stamp::of(file.as_fd(), c"").map_err(|error| DirectoryError::read(path, error))?;
+        if let Some(what) = stamp.changed_to(&after) {
+            return Err(changed(path, what));
+        }
+        if let Some((cache, writers)) = quiet
+            && writers.are_none(file.as_fd())
+        {
+            let known = Known {
+                digest: content.digest,
+                format: content.format.clone(),
+                capability: found.capability.clone(),
+            };
+            cache.put(stamp.key(), known);
+        }
+        found.content = Some(content.digest);
+        if let Some(format) = content.format {
+            hands.formats.insert(content.digest, format);
+        }
+        Ok(found)
+    }
+
+    /// Reads to the end, which is where it was said to be.
+    fn content(&self, hands: &mut Hands, path: &[u8], file: &OwnedFd, size: u64) -> Done<Content> {
+        let mut hash = ContentHash::default();
+        let mut left = size;
+        loop {
+            match read(file, &mut hands.buffer[..]) {
+                Ok(0) if left == 0 => return Ok(hash.finish()),
+                Ok(0) => return Err(changed(path, "it is shorter than it was")),
+                Ok(count) if count as u64 > left => {
+                    return Err(changed(path, "it is longer than it was"));
+                }
+                Ok(count) => {
+                    self.budget.spend_content(count as u64)?;
+                    hash.update(&hands.buffer[..count]);
+                    left -= count as u64;
+                    self.options.progress.advance(count as u64);
+                }
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(DirectoryError::read(path, error)),
+            }
+        }
+    }
+
+    /// The attributes of what is open.
+    fn attributes(
+        &self,
+        path: &[u8],
+        open: BorrowedFd<'_>,
+        stamp: &Stamp,
+        hands: &mut Hands,
+    ) -> Done<Found> {
+        let failed = |error| DirectoryError::read(path, error);
+        let mut found = Found::default();
+        let length = match flistxattr(open, &mut hands.attributes[..]) {
+            Ok(length) => length,
+            // A file system without them.
+            Err(Errno::NOTSUP) => 0,
+            Err(error) => return Err(failed(error)),
+        };
+        let names = hands.attributes[..length].to_vec();
+        let prefix = self.overlay.map(OverlayAttributes::prefix);
+        for name in names.split(|byte| *byte == 0) {
+            if name == CAPABILITY.as_bytes() {
+                let length = fgetxattr(open, name, &mut hands.attributes[..]).map_err(failed)?;
+                found.capability = Some(hands.attributes[..length].to_vec());
+            }
+            // How overlayfs in user space marks what the kernel's cannot.
+            if prefix.is_some() && name.starts_with(b"user.fuseoverlayfs.") {
+                return Err(overlay_mark(path, name));
+            }
+            let Some(mark) = prefix.and_then(|prefix| name.strip_prefix(prefix.as_bytes())) else {
+                continue;
+            };
+            let length = fgetxattr(open, name, &mut hands.attributes[..]).map_err(failed)?;
+            found.mark = match (mark, &hands.attributes[..length]) {
+                (b"opaque", b"y") => Mark::Opaque,
+                // Whiteouts in it are empty files with this mark, from 6.7 on (Documentation/filesystems/
+                // overlayfs.rst, "whiteouts and opaque directories").
+                (b"opaque", b"x") => found.mark,
+                (b"whiteout", _) if stamp.size == 0 => Mark::Whiteout,
+                // Where a file came from, and what an upper directory's own bookkeeping is.
+                (b"origin" | b"impure" | b"nlink" | b"upper" | b"uuid" | b"protattr", _) => {
+                    found.mark
+                }
+                _ if self.contents == Contents::Unread => Mark::Other,
+                _ => return Err(overlay_mark(path, name)),
+            };
+        }
+        Ok(found)
+    }
+
+    /// What is never opened, since that does something: its capabilities by its name.
+    fn unopened(&self, path: &[u8], within: BorrowedFd<'_>, name: &CStr) -> Done<Found> {
+        let mut by_name = format!("/proc/self/fd/{}/", within.as_raw_fd()).into_bytes();
+        by_name.extend_from_slice(name.to_bytes());
+        let mut value = [0; 64];
+        let capability = match lgetxattr(by_name, CAPABILITY, &mut value[..]) {
+            Ok(length) => Some(value[..length].to_vec()),
+            Err(Errno::NODATA | Errno::NOTSUP) => None,
+            Err(error) => return Err(opened(path, error)),
+        };
+        Ok(Found {
+            capability,
+            ..Found::default()
+        })
+    }
+
+    /// Opens for reading, beneath the root, across no mount and no link.
+    fn open(&self, within: BorrowedFd<'_>, path: &[u8], flags: OFlags) -> Result<OwnedFd, Errno> {
+        let path = if path.is_empty() { b"." } else { path };
+        let resolve = ResolveFlags::BENEATH
+            | ResolveFlags::NO_XDEV
+            | ResolveFlags::NO_MAGICLINKS
+            | ResolveFlags::NO_SYMLINKS;
+        loop {
+            let flags = flags | OFlags::RDONLY | OFlags::CLOEXEC;
+            match openat2(within, path, flags, Mode::empty(), resolve) {
+                // Something was renamed meanwhile; the kernel could not tell whether it mattered.
+                Err(Errno::AGAIN) => {}
+                result => return result,
+            }
+        }
+    }
+
+    /// The second pass: everything is as it was.
+    fn look_again(&self, listed: &[Listed]) -> Done {
+        let some = listed.len().div_ceil(8 * self.options.threads.get()).max(1);
+        let pieces: Vec<&[Listed]> = listed.chunks(some).collect();
+        Work::new(pieces)
+            .done_by(
+                self.options.threads,
+                || (),
+                |_, (), piece| piece.iter().try_for_each(|one| self.look_again_at(one)),
+            )
+            .map(|_| ())
+    }
+
+    fn look_again_at(&self, listed: &Listed) -> Done {
+        let path = &listed.path;
+        let directory = self
+            .open(self.root, path, OFlags::DIRECTORY)
+            .map_err(|error| opened(path, error))?;
+        let now =
+            Stamp::of(directory.as_fd(), c"").map_err(|error| DirectoryError::read(path, error))?;
+        // The root's own mark is its mount's, not its own.
+        if let Some(what) = listed.stamp.changed_to(&now) {
+            return Err(changed(path, what));
+        }
+        for child in &listed.children {
+            let path = || joined(path, child.name.to_bytes());
+            let now = Stamp::of(directory.as_fd(), &child.name)
+                .map_err(|error| opened(&path(), error))?;
+            if let Some(what) = child.stamp.changed_to(&now) {
+                return Err(changed(&path(), what));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Everything in the order of a tree: a directory, all that is in it, what is beside it.
+fn assembled(listed: Vec<Listed>, mut large: HashMap<Vec<u8>, Found>, formats: Formats) -> Walked {
+    let mut walked = Walked {
+        formats,
+        entries: Vec::with_capacity(listed.iter().map(|one| one.children.len()).sum()),
+        root: None,
+    };
+    let mut directories: HashMap<Vec<u8>, Listed> = listed
+        .into_iter()
+        .map(|one| (one.path.clone(), one))
+        .collect();
+    let mut open = Vec::new();
+    if let Some(root) = directories.remove(&b""[..]) {
+        walked.root = Some(open_up(root, &mut open).1);
+    }
+    while let Some((path, mut children)) = open.pop() {
+        let Some(Child { name, stamp, found }) = children.pop() else {
+            continue;
+        };
+        let child = joined(&path, name.to_bytes());
+        open.push((path, children));
+        if let Some(directory) = directories.remove(&child) {
+            let (path, seen) = open_up(directory, &mut open);
+            walked.entries.push((path, seen));
+        } else if let Some(found) = found.or_else(|| large.remove(&child)) {
+            let mark = found.mark;
+            let node = node(&stamp, found);
+            walked.entries.push((child, Seen { node, mark }));
+        }
+    }
+    walked
+}
+
+/// Puts a directory's children on top of what is open.
+fn open_up(listed: Listed, open: &mut Vec<(Vec<u8>, Vec<Child>)>) -> (Vec<u8>, Seen) {
+    let Listed {
+        path,
+        stamp,
+        found,
+        children,
+    } = listed;
+    open.push((path.clone(), children));
+    let seen = Seen {
+        mark: found.mark,
+        node: Node::Directory(meta(&stamp, found.capability)),
+    };
+    (path, seen)
+}
+
+fn meta(stamp: &Stamp, capability: Option<Vec<u8>>) -> Meta {
+    let meta = Meta::new(stamp.mode, stamp.uid, stamp.gid);
+    match capability {
+        Some(value) => meta.with_capability(value),
+        None => meta,
+    }
+}
+
+/// Types that are none were refused when they were seen.
+fn node(stamp: &Stamp, found: Found) -> Node {
+    let meta = meta(stamp, found.capability);
+    let device = Device {
+        major: stamp.special.0,
+        minor: stamp.special.1,
+    };
+    match FileType::from_raw_mode(stamp.mode) {
+        FileType::Symlink => Node::Symlink {
+            uid: meta.uid,
+            gid: meta.gid,
+            target: found.target,
+        },
+        FileType::CharacterDevice => Node::CharDevice(meta, device),
+        FileType::BlockDevice => Node::BlockDevice(meta, device),
+        FileType::Fifo => Node::Fifo(meta),
+        FileType::Socket => Node::Socket(meta),
+        FileType::Directory => Node::Directory(meta),
+        FileType::RegularFile | FileType::Unknown => Node::File {
+            meta,
+            size: stamp.size,
+            content: found.content.unwrap_or_else(|| ContentDigest::of(b"")),
+        },
+    }
+}
+
+/// Between two looks another file may have taken the name.
+fn same_inode(path: &[u8], seen: &Stamp, now: &Stamp) -> Done {
+    if (seen.device, seen.inode) == (now.device, now.inode) {
+        return Ok(());
+    }
+    Err(changed(path, "another has taken its place"))
+}
+
+fn changed(path: &[u8], what: &'static str) -> DirectoryError {
+    DirectoryError::Changed {
+        path: path.to_vec(),
+        what,
+    }
+}
+
+/// Why what was listed cannot be opened: most errors mean that it is no longer what it was.
+fn opened(path: &[u8], error: impl Into<std::io::Error>) -> DirectoryError {
+    let source = error.into();
+    match Errno::from_io_error(&source) {
+        _ if path.is_empty() => DirectoryError::read(path, source),
+        Some(Errno::NOENT) => changed(path, "it is gone"),
+        Some(Errno::LOOP | Errno::NOTDIR | Errno::NXIO) => changed(path, "it is of another type"),
+        Some(Errno::XDEV) => DirectoryError::Mount {
+            path: path.to_vec(),
+        },
+        _ => DirectoryError::read(path, source),
+    }
+}
+
+fn overlay_mark(path: &[u8], name: &[u8]) -> DirectoryError {
+    DirectoryError::Overlay {
+        path: path.to_vec(),
+        name: name.escape_ascii().to_string(),
+    }
+}
+
+fn joined(directory: &[u8], name: &[u8]) -> Vec<u8> {
+    if directory.is_empty() {
+        return name.to_vec();
+    }
+    [directory, b"/", name].concat()
+}
+
+/// Names come from the kernel, which has none with a NUL.
+fn c_string(path: &[u8]) -> Done<CString> {
+    CString::new(path).map_err(|error| DirectoryError::read(path, std::io::Error::from(error)))
+}
