@@ -3,6 +3,8 @@
 
 use std::collections::BTreeMap;
 
+use serde::Serialize;
+
 use crate::{Formats, Tree};
 
 /// An image as it was read.
@@ -17,7 +19,7 @@ pub struct Image {
 }
 
 /// An image's documents (OCI image specification: manifest, config). Their digests were checked.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Published {
     /// Name or tag under which it was found.
     pub reference: Option<String>,

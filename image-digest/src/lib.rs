@@ -22,20 +22,27 @@
 pub mod audit;
 mod cache;
 mod content;
+pub mod diff;
 mod digest;
+mod escape;
+#[doc(hidden)]
+pub mod fuzzing;
 mod image;
 mod layer;
 mod lease;
 mod limits;
+pub mod manifest;
 mod node;
 mod path;
 mod progress;
+pub mod reference;
 pub mod source;
 mod tree;
 
 pub use cache::{Cache, CacheError};
 pub use content::{Content, ContentHash, Format, Formats};
 pub use digest::{ContentDigest, DigestError, ImageDigest};
+pub use escape::{escaped, unescaped};
 pub use image::{Image, Published};
 pub use layer::{Layer, LayerError, LayerSize};
 pub use limits::{LimitError, Limits};

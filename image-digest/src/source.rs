@@ -8,14 +8,14 @@ pub(crate) mod directory;
 mod docker;
 mod document;
 mod files;
-mod layer;
+pub(crate) mod layer;
 mod mountinfo;
 mod oci;
 mod overlay;
 mod platform;
 mod stack;
 mod storage;
-mod tar;
+pub(crate) mod tar;
 
 use std::num::NonZero;
 use std::path::{Path, PathBuf};

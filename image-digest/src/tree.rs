@@ -121,6 +121,22 @@ impl Tree {
         root_digest(top.into_iter())
     }
 
+    /// As [`Self::entries`], by key.
+    pub(crate) fn keyed(&self) -> impl Iterator<Item = (&Key, &Node)> {
+        self.nodes.iter()
+    }
+
+    pub(crate) fn at_with_key(&self, key: &[u8]) -> Option<(&Key, &Node)> {
+        self.nodes.get_key_value(key)
+    }
+
+    /// Whether this path's place is before the last entry's.
+    pub(crate) fn is_before_last(&self, path: &[u8]) -> bool {
+        let key = components(path).map(|names| key_of(&names));
+        let last = self.nodes.last_key_value();
+        matches!((key, last), (Ok(key), Some((last, _))) if key < *last)
+    }
+
     pub(crate) fn at(&self, key: &[u8]) -> Option<&Node> {
         self.nodes.get(key)
     }

@@ -11,7 +11,7 @@ mod work;
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rustix::fs::{Mode, OFlags, open};
 
@@ -24,14 +24,8 @@ use crate::{Image, LimitError, PathError, Tree};
 #[derive(Debug, thiserror::Error)]
 pub enum DirectoryError {
     /// The root.
-    #[error("{} cannot be opened as a directory: {source}", path.display())]
-    Root {
-        /// As it was given.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
+    #[error("it cannot be opened as a directory: {0}")]
+    Root(#[source] io::Error),
     /// An entry that cannot be read.
     #[error("\"{}\" cannot be read: {source}", path.escape_ascii())]
     Read {
@@ -95,10 +89,7 @@ impl DirectoryError {
 /// Opens the root of a tree. A link to it is followed: who names it means what it leads to.
 pub(crate) fn open_root(path: &Path) -> Result<OwnedFd, DirectoryError> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    open(path, flags, Mode::empty()).map_err(|source| DirectoryError::Root {
-        path: path.to_owned(),
-        source: source.into(),
-    })
+    open(path, flags, Mode::empty()).map_err(|error| DirectoryError::Root(error.into()))
 }
 
 /// The image whose root is this directory.
