@@ -4,6 +4,7 @@
 //!
 //! One file per bench; `programs` compiles what they execute in the guest.
 
+mod digest;
 mod events;
 mod exec;
 mod programs;
@@ -24,7 +25,9 @@ enum Bench {
     Exec(exec::Args),
     /// Events a second, from mapping to TPM, and memory
     Events(events::Args),
-    /// Both, one after the other
+    /// Digests of a tree and of its layers, beside tools that hash or unpack the same
+    Digest(digest::Args),
+    /// All of them, one after the other
     All {
         /// Kernel series: 6.1 or 6.12
         #[arg(long, default_value_t = Series::V6_12)]
@@ -39,16 +42,19 @@ pub(crate) fn run(args: &Args) -> Result<Verdict, Error> {
     match &args.bench {
         Some(Bench::Exec(args)) => exec::run(args),
         Some(Bench::Events(args)) => events::run(args),
+        Some(Bench::Digest(args)) => digest::run(args),
         Some(Bench::All { kernel, json }) => {
             let exec = exec::run(&exec::Args::usual(*kernel, *json))?;
             let events = events::run(&events::Args::usual(*kernel, *json))?;
-            let good = [exec, events] == [Verdict::Good; 2];
+            let digest = digest::run(&digest::Args::usual(*json))?;
+            let good = [exec, events, digest] == [Verdict::Good; 3];
             Ok(Verdict::from_passed(good))
         }
         None => {
             println!("exec     {}", exec::ABOUT);
             println!("events   {}", events::ABOUT);
-            println!("all      both");
+            println!("digest   {}", digest::ABOUT);
+            println!("all      all of them");
             Ok(Verdict::Good)
         }
     }

@@ -5,7 +5,7 @@
 //! is lacking (Debian's compiler), the targets run without, and this says so.
 //!
 //! ```text
-//! ima-log/fuzz, agent/fuzz    the targets, each with its seeds in corpus/
+//! CRATE/fuzz/                 the targets, each with its seeds in corpus/
 //! target/cima/fuzz/TARGET/    corpus/: new inputs; found/: those that fail; log
 //! ```
 
@@ -21,12 +21,13 @@ use crate::setup::{self, Need};
 use crate::workspace;
 
 /// Folders with fuzz targets, each a workspace of its own, and the targets.
-const CRATES: [(&str, &[&str]); 2] = [
+const CRATES: [(&str, &[&str]); 3] = [
     ("ima-log/fuzz", &["binary", "ascii", "entry"]),
     (
         "agent/fuzz",
         &["batch", "intent", "judge", "record", "text"],
     ),
+    ("image-digest/fuzz", &["layer", "manifest"]),
 ];
 
 /// What libFuzzer needs: cargo-fuzz gives the same.

@@ -77,6 +77,7 @@ const SCENARIOS: &[Scenario] = &[
         ..scenario("powercut", 5)
     },
     scenario("floods", 10),
+    scenario("images", 12),
     scenario("demo", 5),
     Scenario {
         bare: true,
@@ -161,6 +162,7 @@ fn lints() -> Result<Count, Error> {
         ("ebpf-probes", "fmt --check"),
         ("ima-log/fuzz", "fmt --check"),
         ("agent/fuzz", "fmt --check"),
+        ("image-digest/fuzz", "fmt --check"),
         (".", "clippy --workspace --all-targets -- -D warnings"),
     ] {
         println!("── cargo {words} in {folder}");

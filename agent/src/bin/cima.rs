@@ -9,7 +9,10 @@ use std::{
 
 use cima_agent::{
     cli::{
+        diff::{self, DiffArgs},
+        digest::{self, DigestArgs},
         log::{self, LogArgs},
+        reference::{self, ReferenceArgs},
         unless_broken_pipe,
         verify::{self, VerifyArgs},
     },
@@ -18,7 +21,7 @@ use cima_agent::{
 use clap::{CommandFactory as _, Parser, Subcommand};
 use clap_complete::Shell;
 
-/// Reads and verifies what cimad measured. Needs no daemon.
+/// Reads and verifies what cimad measured, and digests images. Needs no daemon.
 #[derive(Debug, Parser)]
 #[command(
     name = "cima",
@@ -27,6 +30,8 @@ use clap_complete::Shell;
   cima log                                     this boot's list
   cima verify                                  is it what was extended into the TPM?
   cima verify list.ima --pcrs pcrs.yaml        on another host
+  cima digest containers-storage:web:1         one digest for a whole image
+  cima diff oci:web:v1 overlay:web             what was published, and what the node has
 
 Exit codes: 0 good, 1 the verdict is negative, 2 usage or environment."
 )]
@@ -39,6 +44,9 @@ struct Args {
 enum Command {
     Log(LogArgs),
     Verify(VerifyArgs),
+    Digest(DigestArgs),
+    Diff(DiffArgs),
+    Reference(ReferenceArgs),
     /// Print a completion script for a shell
     ///
     /// The script goes to standard output.
@@ -63,6 +71,9 @@ fn run(command: &Command) -> Result<Outcome, Box<dyn Error>> {
     match command {
         Command::Log(args) => Ok(log::run(args)?),
         Command::Verify(args) => Ok(verify::run(args)?),
+        Command::Digest(args) => Ok(digest::run(args)?),
+        Command::Diff(args) => Ok(diff::run(args)?),
+        Command::Reference(args) => Ok(reference::run(args)?),
         Command::Completions { shell } => Ok(completions(*shell)?),
     }
 }

@@ -1,18 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Subcommands of `cima`, one file each: arguments, then `run`. They read files, the
 //! terminal's wishes and, for `verify`, the TPM; what a list is worth is judged in
-//! `crate::verify`. Called by `bin/cima`. Refuses nothing that another reader of the
-//! list would take: every list of a Linux kernel is read.
+//! `crate::verify`, what an image is is read by the crate `image-digest`. Called by `bin/cima`.
+//! Refuses nothing that another reader of the list would take: every list of a Linux kernel is read.
 
 mod batch_json;
+pub mod diff;
+pub mod digest;
 pub(crate) mod entry_json;
+mod image;
 mod live;
 pub mod log;
 pub(crate) mod pcr_values;
+pub mod reference;
 mod source;
 mod verdict;
 pub mod verify;
 
+pub use image::ImageError;
 pub use live::LiveError;
 pub use pcr_values::{PcrValue, PcrValueError};
 pub use source::SourceError;

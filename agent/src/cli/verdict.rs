@@ -219,15 +219,15 @@ impl Paint {
         }
     }
 
-    fn good(self, text: &str) -> String {
+    pub(super) fn good(self, text: &str) -> String {
         self.coloured(AnsiColor::Green, text)
     }
 
-    fn bad(self, text: &str) -> String {
+    pub(super) fn bad(self, text: &str) -> String {
         self.coloured(AnsiColor::Red, text)
     }
 
-    fn middling(self, text: &str) -> String {
+    pub(super) fn middling(self, text: &str) -> String {
         self.coloured(AnsiColor::Yellow, text)
     }
 

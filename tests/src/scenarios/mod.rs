@@ -12,6 +12,7 @@ mod edges;
 mod faults;
 mod floods;
 mod handover;
+mod images;
 mod lifecycle;
 mod measures;
 mod powercut;
@@ -43,6 +44,7 @@ pub(crate) const ALL: &[Scenario] = &[
     faults::SCENARIO,
     powercut::SCENARIO,
     floods::SCENARIO,
+    images::SCENARIO,
     refusals::SCENARIO,
     bench_exec::SCENARIO,
     bench_events::SCENARIO,
