@@ -6,6 +6,8 @@
 //! the same in the end as when it was read is an error that names it, never a digest of a mixture.
 
 mod stamp;
+#[cfg(test)]
+mod tests;
 mod walk;
 mod work;
 
@@ -124,7 +126,7 @@ pub(crate) fn walk(
 pub(crate) enum Moment<'a> {
     /// The names of this directory were read.
     Listed(&'a [u8]),
-    /// This file is open, and nothing was read of it.
+    /// This file is open and stamped, and nothing was read of it.
     Opened(&'a [u8]),
     /// Everything was read, and nothing was looked at again.
     ReadAll,

@@ -363,7 +363,6 @@ impl Walk<'_> {
         let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
         let file = self.open(within, name.to_bytes(), flags);
         let file = file.map_err(|error| opened(path, error))?;
-        (self.moment)(Moment::Opened(path));
         let mut stamp = Stamp::of(file.as_fd(), c"").map_err(failed)?;
         if FileType::from_raw_mode(stamp.mode) != FileType::RegularFile {
             return Err(changed(path, "it is of another type"));
@@ -371,6 +370,7 @@ impl Walk<'_> {
         if stamp.settle() {
             stamp = Stamp::of(file.as_fd(), c"").map_err(failed)?;
         }
+        (self.moment)(Moment::Opened(path));
         Ok((file, stamp))
     }
 
