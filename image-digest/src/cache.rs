@@ -2,12 +2,16 @@
 //! Digests of contents that need not be computed again: of files that did not change since, and could not
 //! have changed unseen.
 //!
-//! A file is known by its inode, size and times. That a change moves the times is true of what goes through
-//! system calls, and of the first store to a page through a mapping. So a digest is kept only if nobody had the file open
-//! for writing before it was read and after, and used only while nobody has: then each store since would have been a
-//! first one. Where that reasoning does not hold, nothing is kept: on tmpfs, whose pages can be pinned and written
+//! A file is known by its inode, size and times. Whoever opens it for writing moves its change time before the
+//! first byte changes: `write` and its kin call `file_modified` first (ext4, xfs and f2fs, fallocate from 5.18 on), and the first store
+//! to a page through a mapping faults, and then `page_mkwrite` calls `file_update_time`. A later store to
+//! that page moves nothing, but then the time is another already. What is left is who was writing before: so a digest is
+//! kept only if nobody had the file open for writing, mappings included, before it was read and after ([`crate::lease`]),
+//! and then the change time tells of everything since. That holds when it is used, so nothing is asked then.
+//!
+//! Where the reasoning does not hold, nothing is kept: on tmpfs, whose pages can be pinned and written
 //! when nobody is a writer, and on overlayfs, FUSE and networks, whose inodes are not those that are written.
-//! Who can write to the disk below the file system or set the clock can deceive it, and is root.
+//! Who can write to the disk below the file system, use the file for swapping, or set the clock can deceive it, and is root.
 //!
 //! The file is binary, since a fast start is what it is for. Numbers are little-endian, `lp` is as in SPEC.md:
 //!
@@ -26,6 +30,7 @@ use std::io::{self, Read as _, Write as _};
 use std::os::fd::BorrowedFd;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::fstatfs;
@@ -80,18 +85,11 @@ impl Writers {
         }
     }
 
-    /// Whether nobody can write to this open file until [`Self::may_come`] or its closing.
+    /// Whether nobody has this open file open for writing now.
     pub(crate) fn are_none(self, file: BorrowedFd<'_>) -> bool {
         match self {
-            Self::Asked => lease::take(file),
+            Self::Asked => lease::nobody_writes(file),
             Self::Never => true,
-        }
-    }
-
-    /// They may again.
-    pub(crate) fn may_come(self, file: BorrowedFd<'_>) {
-        if self == Self::Asked {
-            lease::release(file);
         }
     }
 }
@@ -99,7 +97,9 @@ impl Writers {
 /// Digests by file, of the running boot. Shared by all threads that read.
 #[derive(Debug, Default)]
 pub struct Cache {
-    known: Mutex<HashMap<Key, Entry>>,
+    /// From the file, and whether it was asked for since: what was not is forgotten with the next save.
+    loaded: HashMap<Key, (Known, AtomicBool)>,
+    added: Mutex<HashMap<Key, Known>>,
 }
 
 /// What is known of a file. Its change time stands for its attributes as well.
@@ -109,15 +109,6 @@ pub(crate) struct Known {
     pub(crate) format: Option<Format>,
     /// Value of `security.capability`.
     pub(crate) capability: Option<Vec<u8>>,
-}
-
-#[derive(Debug, Clone)]
-struct Entry {
-    known: Known,
-    /// Since it was loaded; what was not is forgotten with the next save.
-    used: bool,
-    /// Was in the file.
-    loaded: bool,
 }
 
 /// Why a cache was not read or written.
@@ -167,7 +158,8 @@ impl Cache {
         let boot = boot_id().map_err(failed)?;
         let known = decode(&bytes, &boot).ok_or_else(|| CacheError::Garbage(path.to_owned()))?;
         Ok(Self {
-            known: Mutex::new(known),
+            loaded: known,
+            added: Mutex::default(),
         })
     }
 
@@ -199,40 +191,42 @@ impl Cache {
     /// Has it say of each file that its content is "a lie", so that a test sees whether it was asked.
     #[cfg(test)]
     pub(crate) fn lie(&self) {
-        for entry in self.known().values_mut() {
-            entry.known.digest = ContentDigest::of(b"a lie");
+        for known in self.added().values_mut() {
+            known.digest = ContentDigest::of(b"a lie");
         }
     }
 
     pub(crate) fn get(&self, key: &Key) -> Option<Known> {
-        let mut known = self.known();
-        let entry = known.get_mut(key)?;
-        entry.used = true;
-        Some(entry.known.clone())
+        if let Some((known, used)) = self.loaded.get(key) {
+            used.store(true, Ordering::Relaxed);
+            return Some(known.clone());
+        }
+        self.added().get(key).cloned()
     }
 
     pub(crate) fn put(&self, key: Key, known: Known) {
-        let entry = Entry {
-            known,
-            used: true,
-            loaded: false,
-        };
-        self.known().insert(key, entry);
+        self.added().insert(key, known);
     }
 
     /// The file would say the same again. An empty one is written all the same.
     fn is_as_loaded(&self) -> bool {
-        let known = self.known();
-        !known.is_empty() && known.values().all(|entry| entry.used && entry.loaded)
+        let mut loaded = self.loaded.values();
+        !self.loaded.is_empty()
+            && self.added().is_empty()
+            && loaded.all(|(_, used)| used.load(Ordering::Relaxed))
     }
 
     fn encode(&self, boot: &str) -> Vec<u8> {
-        let known = self.known();
-        let used = known.iter().filter(|(_, entry)| entry.used);
+        let added = self.added();
+        let loaded = self.loaded.iter();
+        let used = loaded.filter(|(_, (_, used))| used.load(Ordering::Relaxed));
+        let used = used
+            .map(|(key, (known, _))| (key, known))
+            .chain(added.iter());
         let mut bytes = HEADER.to_vec();
         prefixed(&mut bytes, boot.as_bytes());
         bytes.extend((used.clone().count() as u64).to_le_bytes());
-        for (key, Entry { known, .. }) in used {
+        for (key, known) in used {
             let Key {
                 device: (major, minor),
                 inode,
@@ -264,8 +258,8 @@ impl Cache {
         bytes
     }
 
-    fn known(&self) -> MutexGuard<'_, HashMap<Key, Entry>> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    fn added(&self) -> MutexGuard<'_, HashMap<Key, Known>> {
+        self.added.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -281,7 +275,7 @@ fn prefixed(bytes: &mut Vec<u8>, piece: &[u8]) {
 }
 
 /// What a file says; `None`: it is no cache.
-fn decode(bytes: &[u8], boot: &str) -> Option<HashMap<Key, Entry>> {
+fn decode(bytes: &[u8], boot: &str) -> Option<HashMap<Key, (Known, AtomicBool)>> {
     let (bytes, check) = bytes.split_last_chunk::<32>()?;
     if Sha256::digest(bytes)[..] != check[..] {
         return None;
@@ -295,7 +289,7 @@ fn decode(bytes: &[u8], boot: &str) -> Option<HashMap<Key, Entry>> {
     let mut known = HashMap::with_capacity(usize::try_from(count).ok()?.min(bytes.len() / 100));
     for _ in 0..count {
         let (key, value) = rest.entry()?;
-        known.insert(key, value);
+        known.insert(key, (value, AtomicBool::new(false)));
     }
     rest.0.is_empty().then_some(known)
 }
@@ -329,7 +323,7 @@ impl<'a> Rest<'a> {
         Some(taken)
     }
 
-    fn entry(&mut self) -> Option<(Key, Entry)> {
+    fn entry(&mut self) -> Option<(Key, Known)> {
         let key = Key {
             device: (self.u32()?, self.u32()?),
             inode: self.u64()?,
@@ -354,12 +348,7 @@ impl<'a> Rest<'a> {
             format,
             capability,
         };
-        let entry = Entry {
-            known,
-            used: false,
-            loaded: true,
-        };
-        Some((key, entry))
+        Some((key, known))
     }
 }
 

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
+use std::sync::OnceLock;
 
 use crate::node::root_digest;
 use crate::path::{PathError, components};
@@ -42,10 +43,20 @@ pub enum TreeError {
 pub(crate) type Key = Vec<u8>;
 
 /// An image's files. The root directory is there always, and has no attributes.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default)]
 pub struct Tree {
     nodes: BTreeMap<Key, Node>,
+    /// Computed once, until something changes.
+    digest: OnceLock<ImageDigest>,
 }
+
+impl PartialEq for Tree {
+    fn eq(&self, other: &Self) -> bool {
+        self.nodes == other.nodes
+    }
+}
+
+impl Eq for Tree {}
 
 impl Tree {
     /// Adds a node, for who walks a directory from the top; see [`crate::Layer`] for archives.
@@ -69,7 +80,7 @@ impl Tree {
         if key.is_empty() || self.nodes.contains_key(&key) {
             return Err(TreeError::Twice { path: path() });
         }
-        self.nodes.insert(key, node);
+        self.put(key, node);
         Ok(())
     }
 
@@ -84,6 +95,7 @@ impl Tree {
         // A map of what is in order is made in one go.
         Self {
             nodes: keyed.collect(),
+            digest: OnceLock::new(),
         }
     }
 
@@ -105,6 +117,10 @@ impl Tree {
     /// The image's digest.
     #[must_use]
     pub fn digest(&self) -> ImageDigest {
+        *self.digest.get_or_init(|| self.computed())
+    }
+
+    fn computed(&self) -> ImageDigest {
         let mut open: Vec<Open<'_>> = Vec::new();
         let mut top = Vec::new();
         for (key, node) in &self.nodes {
@@ -144,15 +160,18 @@ impl Tree {
     /// Takes away a node and all that is in it.
     pub(crate) fn remove(&mut self, key: &[u8]) {
         self.nodes.remove(key);
+        // Which forgets the digest.
         self.clear(key);
     }
 
     /// Takes away all that is in a directory.
     pub(crate) fn clear(&mut self, key: &[u8]) {
+        self.digest.take();
         clear(&mut self.nodes, key);
     }
 
     pub(crate) fn put(&mut self, key: Key, node: Node) {
+        self.digest.take();
         self.nodes.insert(key, node);
     }
 }

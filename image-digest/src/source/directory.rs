@@ -101,13 +101,26 @@ pub(crate) fn read(
     options: &Options<'_>,
 ) -> Result<Image, DirectoryError> {
     let root = open_root(path)?;
-    let walked = walk(root.as_fd(), Contents::Hashed, None, budget, options)?;
-    let entries = walked.entries.into_iter();
-    Ok(Image {
-        tree: Tree::of_walk(entries.map(|(path, seen)| (path, seen.node))),
-        formats: walked.formats,
-        published: None,
-    })
+    let made = |walked: Walked| {
+        let entries = walked.entries.into_iter();
+        let tree = Tree::of_walk(entries.map(|(path, seen)| (path, seen.node)));
+        // It is remembered, and there is time for it now.
+        let _ = tree.digest();
+        Image {
+            tree,
+            formats: walked.formats,
+            published: None,
+        }
+    };
+    walk::walk(
+        root.as_fd(),
+        Contents::Hashed,
+        None,
+        budget,
+        options,
+        None,
+        made,
+    )
 }
 
 /// Walks a tree; `overlay`: it is a lower directory, whose marks have this name space.
@@ -118,7 +131,9 @@ pub(crate) fn walk(
     budget: &Budget,
     options: &Options<'_>,
 ) -> Result<Walked, DirectoryError> {
-    walk::walk(root, contents, overlay, budget, options, &|_| {})
+    walk::walk(root, contents, overlay, budget, options, None, |walked| {
+        walked
+    })
 }
 
 /// Where a walk is, for tests that change the tree under it.

@@ -43,13 +43,16 @@ fn read_with(
     };
     let root = open_root(root)?;
     let budget = Budget::new(limits);
+    let change = Some(change);
+    let root = root.as_fd();
     let walked = walk(
-        root.as_fd(),
+        root,
         Contents::Hashed,
         None,
         &budget,
         &options,
         change,
+        |walked| walked,
     )?;
     let entries = walked.entries.into_iter();
     Ok(Tree::of_walk(entries.map(|(path, seen)| (path, seen.node))))
@@ -191,7 +194,7 @@ fn formats_of_large_and_small_files_are_known() {
 fn a_path_that_nobody_could_open_is_refused_and_one_byte_less_is_read() {
     let scratch = scratch();
     // 4,094 bytes of directories, and a name behind them.
-    let mut directory = rustix::fs::open(scratch.path(), OFlags::PATH, Mode::empty()).expect("it");
+    let mut directory = open(scratch.path(), OFlags::PATH, Mode::empty()).expect("it");
     for name in std::iter::repeat_n("d", 2046) {
         mkdirat(&directory, name, Mode::from_raw_mode(0o755)).expect("a directory");
         directory = openat(&directory, name, OFlags::PATH, Mode::empty()).expect("it");
@@ -531,7 +534,7 @@ fn on_disk() -> tempfile::TempDir {
 }
 
 #[test]
-fn a_known_digest_is_used_only_for_what_nobody_wrote_or_writes() {
+fn a_known_digest_is_used_only_for_what_nobody_wrote_to() {
     let scratch = on_disk();
     let at = scratch.path().join("file");
     let reset = || {
@@ -546,15 +549,17 @@ fn a_known_digest_is_used_only_for_what_nobody_wrote_or_writes() {
     File::open(&at).expect("it");
     assert!(uses(&cache), "it was read");
 
-    let writer = OpenOptions::new().write(true).open(&at).expect("it");
-    assert!(!uses(&cache), "somebody may write");
+    let mut writer = OpenOptions::new().write(true).open(&at).expect("it");
+    assert!(uses(&cache), "nobody wrote so far");
+    writer.write_all(b"C").expect("a write");
+    assert!(!uses(&cache), "somebody wrote, and still may");
     drop(writer);
 
     for (case, change) in [
         ("written to", (|at| file(at, "CONTENT")) as fn(&Path)),
         ("appended to", |at| append(at)),
         ("another mode", |at| {
-            fs::set_permissions(at, Permissions::from_mode(0o600)).expect("a mode")
+            fs::set_permissions(at, Permissions::from_mode(0o600)).expect("a mode");
         }),
         ("times set back", |at| {
             let times = fs::metadata(at).expect("it").modified().expect("a time");

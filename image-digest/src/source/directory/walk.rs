@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::ffi::{CStr, CString};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::thread;
 
 use rustix::fs::{
     FileType, Mode, OFlags, RawDir, ResolveFlags, fgetxattr, flistxattr, lgetxattr, openat2,
@@ -27,11 +28,12 @@ use crate::{Content, ContentDigest, ContentHash, Device, Formats, Meta, Node};
 /// A file above this is a piece of work of its own.
 const LARGE: u64 = 1 << 20;
 /// What is read of a file at once, and of a directory.
-const BUFFER: usize = 256 << 10;
+const BUFFER: usize = 64 << 10;
 const NAMES: usize = 32 << 10;
 /// The longest list of attributes and the longest value that a kernel has (`XATTR_LIST_MAX`,
 /// `XATTR_SIZE_MAX`, `include/uapi/linux/limits.h`).
 const ATTRIBUTES: usize = 64 << 10;
+const FEW_ATTRIBUTES: usize = 256;
 const CAPABILITY: &str = "security.capability";
 
 /// Whether the contents of files matter.
@@ -120,6 +122,25 @@ struct Child {
     found: Option<Found>,
 }
 
+/// Where an entry is: its directory's path, that directory, its name. Of the name alone no path is made unless
+/// something is to be said of it.
+#[derive(Clone, Copy)]
+struct Place<'a> {
+    directory: &'a [u8],
+    within: BorrowedFd<'a>,
+    name: &'a CStr,
+}
+
+impl Place<'_> {
+    fn path(&self) -> Vec<u8> {
+        joined(self.directory, self.name.to_bytes())
+    }
+
+    fn lost(&self, error: impl Into<std::io::Error>) -> DirectoryError {
+        opened(&self.path(), error)
+    }
+}
+
 /// What reading adds to what `stat` says.
 #[derive(Debug, Clone, Default)]
 struct Found {
@@ -148,19 +169,23 @@ struct Walk<'a> {
     budget: &'a Budget,
     options: &'a Options<'a>,
     cache: Option<(&'a Cache, Writers)>,
-    moment: &'a (dyn Fn(Moment<'_>) + Sync),
+    /// For tests.
+    moment: Option<&'a (dyn Fn(Moment<'_>) + Sync)>,
 }
 
 type Done<T = ()> = Result<T, DirectoryError>;
 
-pub(super) fn walk(
+/// Walks, and hands what was read to `made` while the second pass is under way; what that makes of it counts
+/// only if everything is as it was.
+pub(super) fn walk<T>(
     root: BorrowedFd<'_>,
     contents: Contents,
     overlay: Option<OverlayAttributes>,
     budget: &Budget,
     options: &Options<'_>,
-    moment: &(dyn Fn(Moment<'_>) + Sync),
-) -> Done<Walked> {
+    moment: Option<&(dyn Fn(Moment<'_>) + Sync)>,
+    made: impl FnOnce(Walked) -> T,
+) -> Done<T> {
     let cache = options.cache.and_then(|cache| {
         let writers = Writers::of_file_system(root)?;
         Some((cache, writers))
@@ -185,15 +210,22 @@ pub(super) fn walk(
                 Piece::File { path, stamp } => walk.large_file(hands, path, &stamp),
             }
         })?;
-    moment(Moment::ReadAll);
+    walk.moment(Moment::ReadAll);
     let (mut listed, mut large, mut formats) = (Vec::new(), HashMap::new(), Formats::new());
     for hands in hands {
         listed.extend(hands.listed);
         large.extend(hands.large);
         formats.extend(hands.formats);
     }
-    walk.look_again(&listed)?;
-    Ok(assembled(listed, large, formats))
+    let (same, made) = thread::scope(|scope| {
+        let again = scope.spawn(|| walk.look_again(&listed));
+        let made = made(assembled(&listed, &large, formats));
+        match again.join() {
+            Ok(same) => (same, made),
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    });
+    same.map(|()| made)
 }
 
 impl Hands {
@@ -209,6 +241,12 @@ impl Hands {
 }
 
 impl Walk<'_> {
+    fn moment(&self, now: Moment<'_>) {
+        if let Some(moment) = self.moment {
+            moment(now);
+        }
+    }
+
     /// Reads a directory and the small files in it.
     fn list(
         &self,
@@ -230,7 +268,7 @@ impl Walk<'_> {
         if let Some(seen) = seen {
             same_inode(&path, &seen, &stamp)?;
         }
-        let found = self.attributes(&path, directory.as_fd(), &stamp, hands)?;
+        let found = self.attributes(|| path.clone(), directory.as_fd(), &stamp, hands)?;
         let mut children = Vec::new();
         let mut names = vec![MaybeUninit::uninit(); NAMES];
         let mut entries = RawDir::new(&directory, &mut names);
@@ -241,7 +279,7 @@ impl Walk<'_> {
                 children.push((name.to_owned(), entry.file_type()));
             }
         }
-        (self.moment)(Moment::Listed(&path));
+        self.moment(Moment::Listed(&path));
         let mut listed = Listed {
             path,
             stamp,
@@ -249,11 +287,15 @@ impl Walk<'_> {
             children: Vec::with_capacity(children.len()),
         };
         for (name, kind) in children {
-            let child = self.child(work, hands, &listed.path, directory.as_fd(), name, kind)?;
-            listed.children.push(child);
+            let at = Place {
+                directory: &listed.path,
+                within: directory.as_fd(),
+                name: &name,
+            };
+            let (stamp, found) = self.child(work, hands, at, kind)?;
+            listed.children.push(Child { name, stamp, found });
         }
-        // The first one last, as `assembled` takes them.
-        listed.children.sort_unstable_by(|a, b| b.name.cmp(&a.name));
+        listed.children.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         hands.listed.push(listed);
         Ok(())
     }
@@ -262,40 +304,49 @@ impl Walk<'_> {
         &self,
         work: &Work<Piece, DirectoryError>,
         hands: &mut Hands,
-        directory: &[u8],
-        within: BorrowedFd<'_>,
-        name: CString,
+        at: Place<'_>,
         kind: FileType,
-    ) -> Done<Child> {
-        let path = joined(directory, name.to_bytes());
+    ) -> Done<(Stamp, Option<Found>)> {
+        let slash = usize::from(!at.directory.is_empty());
+        let length = at.directory.len() + slash + at.name.to_bytes().len();
         // A file system's names are names; only how many are in a row it does not bound.
-        if path.len() > PATH_MAX {
-            let reason = PathError::Long;
-            return Err(DirectoryError::Path { path, reason });
+        if length > PATH_MAX {
+            return Err(DirectoryError::Path {
+                path: at.path(),
+                reason: PathError::Long,
+            });
         }
-        self.budget.spend_entries(1, path.len() as u64)?;
-        // Most entries are files, and are told by what is open. Some file systems do not say what is one.
-        if kind == FileType::RegularFile && self.contents == Contents::Hashed {
-            let (stamp, found) = self.listed_file(work, hands, path, within, &name)?;
-            return Ok(Child { name, stamp, found });
+        self.budget.spend_entries(1, length as u64)?;
+        // Most entries are files, and are told by what is open, unless a cache may know them. Some file systems
+        // do not say what is one.
+        let is_known = self.cache.is_some() && self.overlay.is_none();
+        if kind == FileType::RegularFile && self.contents == Contents::Hashed && !is_known {
+            return self.listed_file(work, hands, at);
         }
-        let stamp = Stamp::of(within, &name).map_err(|error| opened(&path, error))?;
+        let stamp = Stamp::of(at.within, at.name).map_err(|error| at.lost(error))?;
         if stamp.is_mount {
-            return Err(DirectoryError::Mount { path });
+            return Err(DirectoryError::Mount { path: at.path() });
         }
         let found = match FileType::from_raw_mode(stamp.mode) {
             FileType::Directory => {
-                let stamp = Some(stamp);
-                work.add(Piece::Directory { path, stamp });
+                work.add(Piece::Directory {
+                    path: at.path(),
+                    stamp: Some(stamp),
+                });
                 None
             }
             FileType::RegularFile if self.contents == Contents::Hashed => {
-                let (stamp, found) = self.listed_file(work, hands, path, within, &name)?;
-                return Ok(Child { name, stamp, found });
+                match self.known_file(hands, &stamp).filter(|_| is_known) {
+                    Some(found) => {
+                        self.options.progress.expect(stamp.size);
+                        Some(found)
+                    }
+                    None => return self.listed_file(work, hands, at),
+                }
             }
             FileType::Symlink => {
-                let target = readlinkat(within, &name, Vec::new());
-                let target = target.map_err(|error| opened(&path, error))?;
+                let target = readlinkat(at.within, at.name, Vec::new());
+                let target = target.map_err(|error| at.lost(error))?;
                 Some(Found {
                     target: target.into_bytes(),
                     ..Found::default()
@@ -311,10 +362,10 @@ impl Walk<'_> {
             | FileType::CharacterDevice
             | FileType::BlockDevice
             | FileType::Fifo
-            | FileType::Socket => Some(self.unopened(&path, within, &name)?),
-            FileType::Unknown => return Err(DirectoryError::Type { path }),
+            | FileType::Socket => Some(unopened(at)?),
+            FileType::Unknown => return Err(DirectoryError::Type { path: at.path() }),
         };
-        Ok(Child { name, stamp, found })
+        Ok((stamp, found))
     }
 
     /// A file that a directory lists: read at once if it is small or known, else left for later.
@@ -322,65 +373,61 @@ impl Walk<'_> {
         &self,
         work: &Work<Piece, DirectoryError>,
         hands: &mut Hands,
-        path: Vec<u8>,
-        within: BorrowedFd<'_>,
-        name: &CStr,
+        at: Place<'_>,
     ) -> Done<(Stamp, Option<Found>)> {
-        let (file, stamp) = self.open_file(&path, within, name)?;
+        let (file, stamp) = self.open_file(at)?;
         self.options.progress.expect(stamp.size);
-        if self.overlay.is_none()
-            && let Some(found) = self.known_file(hands, &file, &stamp)
-        {
-            return Ok((stamp, Some(found)));
-        }
         if stamp.size > LARGE {
+            let path = at.path();
             work.add(Piece::File { path, stamp });
             return Ok((stamp, None));
         }
-        let found = self.file(hands, &path, &file, &stamp)?;
+        let found = self.file(hands, at, &file, &stamp)?;
         Ok((stamp, Some(found)))
     }
 
     fn large_file(&self, hands: &mut Hands, path: Vec<u8>, seen: &Stamp) -> Done {
-        let name = c_string(&path)?;
-        let (file, stamp) = self.open_file(&path, self.root, &name)?;
+        let name = CString::new(&path[..]);
+        // Names come from the kernel, which has none with a NUL.
+        let name =
+            name.map_err(|error| DirectoryError::read(&path, std::io::Error::from(error)))?;
+        let at = Place {
+            directory: b"",
+            within: self.root,
+            name: &name,
+        };
+        let (file, stamp) = self.open_file(at)?;
         if let Some(what) = seen.changed_to(&stamp) {
             return Err(changed(&path, what));
         }
-        let found = self.file(hands, &path, &file, &stamp)?;
+        let found = self.file(hands, at, &file, &stamp)?;
         hands.large.push((path, found));
         Ok(())
     }
 
     /// Opens a file that will not change unseen.
-    fn open_file(
-        &self,
-        path: &[u8],
-        within: BorrowedFd<'_>,
-        name: &CStr,
-    ) -> Done<(OwnedFd, Stamp)> {
-        let failed = |error| DirectoryError::read(path, error);
+    fn open_file(&self, at: Place<'_>) -> Done<(OwnedFd, Stamp)> {
+        let failed = |error| DirectoryError::read(&at.path(), error);
         let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
-        let file = self.open(within, name.to_bytes(), flags);
-        let file = file.map_err(|error| opened(path, error))?;
+        let file = self.open(at.within, at.name.to_bytes(), flags);
+        let file = file.map_err(|error| at.lost(error))?;
         let mut stamp = Stamp::of(file.as_fd(), c"").map_err(failed)?;
         if FileType::from_raw_mode(stamp.mode) != FileType::RegularFile {
-            return Err(changed(path, "it is of another type"));
+            return Err(changed(&at.path(), "it is of another type"));
         }
         if stamp.settle() {
             stamp = Stamp::of(file.as_fd(), c"").map_err(failed)?;
         }
-        (self.moment)(Moment::Opened(path));
+        if self.moment.is_some() {
+            self.moment(Moment::Opened(&at.path()));
+        }
         Ok((file, stamp))
     }
 
-    /// What the cache knows of an open file that nobody writes to.
-    fn known_file(&self, hands: &mut Hands, file: &OwnedFd, stamp: &Stamp) -> Option<Found> {
-        let (cache, writers) = self.cache?;
+    /// What the cache knows of a file.
+    fn known_file(&self, hands: &mut Hands, stamp: &Stamp) -> Option<Found> {
+        let (cache, _) = self.cache?;
         let known = cache.get(&stamp.key())?;
-        if !writers.are_none(file.as_fd()) {
-            return None;
-        }
         self.options.progress.advance(stamp.size);
         if let Some(format) = known.format {
             hands.formats.insert(known.digest, format);
@@ -392,30 +439,24 @@ impl Walk<'_> {
         })
     }
 
-    /// Reads an open file.
-    fn file(&self, hands: &mut Hands, path: &[u8], file: &OwnedFd, stamp: &Stamp) -> Done<Found> {
-        let mut found = self.attributes(path, file.as_fd(), stamp, hands)?;
+    /// Reads an open file. That it is what it was when it was stamped is seen in the second pass; what a cache is told
+    /// is told of the stamp, which a file that has changed since will never have again.
+    fn file(&self, hands: &mut Hands, at: Place<'_>, file: &OwnedFd, stamp: &Stamp) -> Done<Found> {
+        let mut found = self.attributes(|| at.path(), file.as_fd(), stamp, hands)?;
         if found.mark == Mark::Whiteout {
             return Ok(found);
         }
         // Below an overlay the marks, which no cache has, had to be read first.
         if self.overlay.is_some()
-            && let Some(known) = self.known_file(hands, file, stamp)
+            && let Some(known) = self.known_file(hands, stamp)
         {
             let mark = found.mark;
             return Ok(Found { mark, ..known });
         }
-        let quiet = self.cache.filter(|(_, writers)| {
-            let quiet = writers.are_none(file.as_fd());
-            writers.may_come(file.as_fd());
-            quiet
-        });
-        let content = self.content(hands, path, file, stamp.size)?;
-        let after =
-            Stamp::of(file.as_fd(), c"").map_err(|error| DirectoryError::read(path, error))?;
-        if let Some(what) = stamp.changed_to(&after) {
-            return Err(changed(path, what));
-        }
+        let quiet = self
+            .cache
+            .filter(|(_, writers)| writers.are_none(file.as_fd()));
+        let content = self.content(hands, at, file, stamp.size)?;
         if let Some((cache, writers)) = quiet
             && writers.are_none(file.as_fd())
         {
@@ -433,17 +474,24 @@ impl Walk<'_> {
         Ok(found)
     }
 
-    /// Reads to the end, which is where it was said to be.
-    fn content(&self, hands: &mut Hands, path: &[u8], file: &OwnedFd, size: u64) -> Done<Content> {
+    /// Reads as many bytes as it was said to have.
+    fn content(
+        &self,
+        hands: &mut Hands,
+        at: Place<'_>,
+        file: &OwnedFd,
+        size: u64,
+    ) -> Done<Content> {
         let mut hash = ContentHash::default();
         let mut left = size;
-        loop {
-            match read(file, &mut hands.buffer[..]) {
-                Ok(0) if left == 0 => return Ok(hash.finish()),
-                Ok(0) => return Err(changed(path, "it is shorter than it was")),
-                Ok(count) if count as u64 > left => {
-                    return Err(changed(path, "it is longer than it was"));
-                }
+        // Files that are made while they are read say that they are empty.
+        let mut is_empty = size == 0;
+        while left > 0 || is_empty {
+            let wanted = usize::try_from(left).unwrap_or(BUFFER).clamp(1, BUFFER);
+            match read(file, &mut hands.buffer[..wanted]) {
+                Ok(0) if is_empty => is_empty = false,
+                Ok(_) if is_empty => return Err(changed(&at.path(), "it is longer than it was")),
+                Ok(0) => return Err(changed(&at.path(), "it is shorter than it was")),
                 Ok(count) => {
                     self.budget.spend_content(count as u64)?;
                     hash.update(&hands.buffer[..count]);
@@ -451,27 +499,36 @@ impl Walk<'_> {
                     self.options.progress.advance(count as u64);
                 }
                 Err(Errno::INTR) => {}
-                Err(error) => return Err(DirectoryError::read(path, error)),
+                Err(error) => return Err(DirectoryError::read(&at.path(), error)),
             }
         }
+        Ok(hash.finish())
     }
 
     /// The attributes of what is open.
     fn attributes(
         &self,
-        path: &[u8],
+        path: impl Fn() -> Vec<u8>,
         open: BorrowedFd<'_>,
         stamp: &Stamp,
         hands: &mut Hands,
     ) -> Done<Found> {
-        let failed = |error| DirectoryError::read(path, error);
+        let failed = |error| DirectoryError::read(&path(), error);
         let mut found = Found::default();
-        let length = match flistxattr(open, &mut hands.attributes[..]) {
+        // The kernel makes room for as much as it is offered: most files have none or one.
+        let listed = match flistxattr(open, &mut hands.attributes[..FEW_ATTRIBUTES]) {
+            Err(Errno::RANGE) => flistxattr(open, &mut hands.attributes[..]),
+            listed => listed,
+        };
+        let length = match listed {
             Ok(length) => length,
             // A file system without them.
             Err(Errno::NOTSUP) => 0,
             Err(error) => return Err(failed(error)),
         };
+        if length == 0 {
+            return Ok(found);
+        }
         let names = hands.attributes[..length].to_vec();
         let prefix = self.overlay.map(OverlayAttributes::prefix);
         for name in names.split(|byte| *byte == 0) {
@@ -481,7 +538,7 @@ impl Walk<'_> {
             }
             // How overlayfs in user space marks what the kernel's cannot.
             if prefix.is_some() && name.starts_with(b"user.fuseoverlayfs.") {
-                return Err(overlay_mark(path, name));
+                return Err(overlay_mark(&path(), name));
             }
             let Some(mark) = prefix.and_then(|prefix| name.strip_prefix(prefix.as_bytes())) else {
                 continue;
@@ -498,26 +555,10 @@ impl Walk<'_> {
                     found.mark
                 }
                 _ if self.contents == Contents::Unread => Mark::Other,
-                _ => return Err(overlay_mark(path, name)),
+                _ => return Err(overlay_mark(&path(), name)),
             };
         }
         Ok(found)
-    }
-
-    /// What is never opened, since that does something: its capabilities by its name.
-    fn unopened(&self, path: &[u8], within: BorrowedFd<'_>, name: &CStr) -> Done<Found> {
-        let mut by_name = format!("/proc/self/fd/{}/", within.as_raw_fd()).into_bytes();
-        by_name.extend_from_slice(name.to_bytes());
-        let mut value = [0; 64];
-        let capability = match lgetxattr(by_name, CAPABILITY, &mut value[..]) {
-            Ok(length) => Some(value[..length].to_vec()),
-            Err(Errno::NODATA | Errno::NOTSUP) => None,
-            Err(error) => return Err(opened(path, error)),
-        };
-        Ok(Found {
-            capability,
-            ..Found::default()
-        })
     }
 
     /// Opens for reading, beneath the root, across no mount and no link.
@@ -573,66 +614,69 @@ impl Walk<'_> {
     }
 }
 
+/// What is never opened, since that does something: its capabilities by its name.
+fn unopened(at: Place<'_>) -> Done<Found> {
+    let mut by_name = format!("/proc/self/fd/{}/", at.within.as_raw_fd()).into_bytes();
+    by_name.extend_from_slice(at.name.to_bytes());
+    let mut value = [0; 64];
+    let capability = match lgetxattr(by_name, CAPABILITY, &mut value[..]) {
+        Ok(length) => Some(value[..length].to_vec()),
+        Err(Errno::NODATA | Errno::NOTSUP) => None,
+        Err(error) => return Err(at.lost(error)),
+    };
+    Ok(Found {
+        capability,
+        ..Found::default()
+    })
+}
+
 /// Everything in the order of a tree: a directory, all that is in it, what is beside it.
-fn assembled(listed: Vec<Listed>, mut large: HashMap<Vec<u8>, Found>, formats: Formats) -> Walked {
+fn assembled(listed: &[Listed], large: &HashMap<Vec<u8>, Found>, formats: Formats) -> Walked {
     let mut walked = Walked {
         formats,
         entries: Vec::with_capacity(listed.iter().map(|one| one.children.len()).sum()),
         root: None,
     };
-    let mut directories: HashMap<Vec<u8>, Listed> = listed
-        .into_iter()
-        .map(|one| (one.path.clone(), one))
-        .collect();
+    let directories: HashMap<&[u8], &Listed> =
+        listed.iter().map(|one| (&one.path[..], one)).collect();
+    let seen = |directory: &Listed| Seen {
+        mark: directory.found.mark,
+        node: Node::Directory(meta(&directory.stamp, &directory.found)),
+    };
     let mut open = Vec::new();
-    if let Some(root) = directories.remove(&b""[..]) {
-        walked.root = Some(open_up(root, &mut open).1);
+    if let Some(root) = directories.get(&b""[..]) {
+        walked.root = Some(seen(root));
+        open.push((root, root.children.iter()));
     }
-    while let Some((path, mut children)) = open.pop() {
-        let Some(Child { name, stamp, found }) = children.pop() else {
+    while let Some((directory, children)) = open.last_mut() {
+        let Some(child) = children.next() else {
+            open.pop();
             continue;
         };
-        let child = joined(&path, name.to_bytes());
-        open.push((path, children));
-        if let Some(directory) = directories.remove(&child) {
-            let (path, seen) = open_up(directory, &mut open);
-            walked.entries.push((path, seen));
-        } else if let Some(found) = found.or_else(|| large.remove(&child)) {
+        let path = joined(&directory.path, child.name.to_bytes());
+        if let Some(found) = child.found.as_ref().or_else(|| large.get(&path)) {
             let mark = found.mark;
-            let node = node(&stamp, found);
-            walked.entries.push((child, Seen { node, mark }));
+            let node = node(&child.stamp, found);
+            walked.entries.push((path, Seen { node, mark }));
+        } else if let Some(directory) = directories.get(&path[..]) {
+            walked.entries.push((path, seen(directory)));
+            open.push((directory, directory.children.iter()));
         }
     }
     walked
 }
 
-/// Puts a directory's children on top of what is open.
-fn open_up(listed: Listed, open: &mut Vec<(Vec<u8>, Vec<Child>)>) -> (Vec<u8>, Seen) {
-    let Listed {
-        path,
-        stamp,
-        found,
-        children,
-    } = listed;
-    open.push((path.clone(), children));
-    let seen = Seen {
-        mark: found.mark,
-        node: Node::Directory(meta(&stamp, found.capability)),
-    };
-    (path, seen)
-}
-
-fn meta(stamp: &Stamp, capability: Option<Vec<u8>>) -> Meta {
+fn meta(stamp: &Stamp, found: &Found) -> Meta {
     let meta = Meta::new(stamp.mode, stamp.uid, stamp.gid);
-    match capability {
-        Some(value) => meta.with_capability(value),
+    match &found.capability {
+        Some(value) => meta.with_capability(value.clone()),
         None => meta,
     }
 }
 
 /// Types that are none were refused when they were seen.
-fn node(stamp: &Stamp, found: Found) -> Node {
-    let meta = meta(stamp, found.capability);
+fn node(stamp: &Stamp, found: &Found) -> Node {
+    let meta = meta(stamp, found);
     let device = Device {
         major: stamp.special.0,
         minor: stamp.special.1,
@@ -641,7 +685,7 @@ fn node(stamp: &Stamp, found: Found) -> Node {
         FileType::Symlink => Node::Symlink {
             uid: meta.uid,
             gid: meta.gid,
-            target: found.target,
+            target: found.target.clone(),
         },
         FileType::CharacterDevice => Node::CharDevice(meta, device),
         FileType::BlockDevice => Node::BlockDevice(meta, device),
@@ -697,9 +741,4 @@ fn joined(directory: &[u8], name: &[u8]) -> Vec<u8> {
         return name.to_vec();
     }
     [directory, b"/", name].concat()
-}
-
-/// Names come from the kernel, which has none with a NUL.
-fn c_string(path: &[u8]) -> Done<CString> {
-    CString::new(path).map_err(|error| DirectoryError::read(path, std::io::Error::from(error)))
 }
