@@ -115,7 +115,7 @@ struct Tree {
 impl Tree {
     /// Makes what is not there from before.
     fn make(place: &Path) -> Result<Self, Error> {
-        let (tree, done) = (place.join("tree"), place.join("made-2"));
+        let (tree, done) = (place.join("tree"), place.join("made-3"));
         if !done.exists() {
             println!(
                 "Making a tree of {FILES} files and its image in {}.",
@@ -390,16 +390,43 @@ fn write_files(tree: &Path) -> Result<(), Error> {
         if number % IN_A_DIRECTORY == 0 {
             fs::create_dir_all(&folder).doing("make", &folder)?;
         }
-        let size = match number % 1000 {
-            0 => 1 << 23,
-            1..=20 => 100_000 + numbers.below(600_000),
-            21..=250 => 8_000 + numbers.below(60_000),
-            _ => 100 + numbers.below(8_000),
-        };
+        let size = HUGE
+            .get(number / 1000)
+            .filter(|_| number % 1000 == 999)
+            .map_or_else(|| size(&mut numbers), |megabytes| megabytes << 20);
         let path = folder.join(format!("file{number:05}"));
         write_file(&path, size, &mut numbers).doing("write", &path)?;
     }
     Ok(())
+}
+
+/// Sizes of files below `/usr` of a Debian 12 with compilers: so many of 1,000 have at most so many bytes.
+const SIZES: [(u64, u64); 11] = [
+    (0, 20),
+    (100, 448),
+    (250, 797),
+    (500, 1_477),
+    (750, 4_109),
+    (900, 19_834),
+    (950, 47_163),
+    (990, 268_576),
+    (995, 571_400),
+    (999, 3_386_286),
+    (1000, 24 << 20),
+];
+/// The six largest there, in MiB: compilers' libraries and archives of classes.
+const HUGE: [u64; 6] = [60, 72, 90, 104, 111, 142];
+
+fn size(numbers: &mut Numbers) -> u64 {
+    let millionth = numbers.below(1_000_000);
+    let between = SIZES.windows(2).find_map(|pair| {
+        let [(from, least), (to, most)] = [pair[0], pair[1]];
+        let (from, to) = (from * 1000, to * 1000);
+        let inside = (from..to).contains(&millionth);
+        inside.then(|| least + (most - least) * (millionth - from) / (to - from))
+    });
+    // Every number is below the last bound.
+    between.unwrap_or(0)
 }
 
 /// Words and, among them, bytes that do not compress: gzip makes about a third of it.
