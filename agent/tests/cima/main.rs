@@ -4,6 +4,7 @@
 
 mod command;
 mod evmctl;
+mod images;
 mod list;
 mod log;
 mod swtpm;
