@@ -66,6 +66,9 @@ pub struct Layer {
     gone: BTreeSet<Key>,
     /// Directories of which all that is below is gone; the empty key is the root.
     opaque: BTreeSet<Key>,
+    /// All hard links to files of the layers below, those too that were replaced since: who unpacks the
+    /// layer makes each.
+    links: Vec<Link>,
     size: LayerSize,
 }
 
@@ -75,7 +78,7 @@ enum Entry {
     Implied,
     Node(Node),
     /// A hard link to a file of the layers below.
-    Link(Link),
+    Link(Key),
 }
 
 #[derive(Debug, Clone)]
@@ -137,7 +140,10 @@ impl Layer {
         let refused = |_| link(Key::new()).refused();
         let key = key_of(&components(target).map_err(refused)?);
         let copy = match self.nodes.get(&key) {
-            None => Entry::Link(link(key)),
+            None => {
+                self.links.push(link(key.clone()));
+                Entry::Link(key)
+            }
             Some(Entry::Implied) => return Err(link(key).refused()),
             Some(Entry::Node(node)) if node.is_directory() => return Err(link(key).refused()),
             Some(file) => file.clone(),
@@ -187,18 +193,19 @@ impl Layer {
     /// # Errors
     /// [`LayerError::Link`], and then the image is as it was.
     pub fn lay_over(self, image: &mut Tree) -> Result<(), LayerError> {
-        let mut nodes = Vec::with_capacity(self.nodes.len());
-        for (key, entry) in self.nodes {
-            let node = match entry {
-                Entry::Implied => None,
-                Entry::Node(node) => Some(node),
-                Entry::Link(link) => {
-                    let file = image.at(&link.key).filter(|node| !node.is_directory());
-                    Some(file.cloned().ok_or_else(|| link.refused())?)
-                }
-            };
-            nodes.push((key, node));
+        for link in self.links {
+            if image.at(&link.key).is_none_or(Node::is_directory) {
+                return Err(link.refused());
+            }
         }
+        let linked = |entry| match entry {
+            Entry::Implied => None,
+            Entry::Node(node) => Some(node),
+            // That it is there was seen.
+            Entry::Link(key) => image.at(&key).cloned(),
+        };
+        let nodes = self.nodes.into_iter();
+        let nodes: Vec<_> = nodes.map(|(key, entry)| (key, linked(entry))).collect();
         for key in &self.opaque {
             image.clear(key);
         }

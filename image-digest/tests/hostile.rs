@@ -193,6 +193,15 @@ fn an_entry_below_a_file_of_its_layer_is_refused() {
 }
 
 #[test]
+fn a_link_to_nothing_is_refused_though_another_takes_its_place() {
+    let error = refusal(&archive(&[link(b'1', "x", "nothing"), file("x", "")]));
+    assert!(
+        error.contains(r#"entry "x" is refused: it is a hard link to "nothing""#),
+        "{error}"
+    );
+}
+
+#[test]
 fn a_link_of_a_lower_layer_is_no_way_through() {
     let scratch = tempfile::tempdir().expect("a directory");
     let lower = archive(&[link(b'2', "x", "/etc")]);
