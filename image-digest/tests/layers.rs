@@ -308,11 +308,11 @@ fn rows() -> Vec<Row> {
         ),
         row!("mode of a link", false, "link", |m| m.mode = 0o700, |_at| (
         )),
-        row!("how many names it has", false, "dir/file", |_m| (), |at| {
+        row!("how many names it has", false, "dir/file", |_m| {}, |at| {
             // The other name is outside the tree.
             fs::hard_link(&at, at.with_file_name("../../another")).expect("a link");
         }),
-        row!("its inode", false, "dir/file", |_m| (), |at| {
+        row!("its inode", false, "dir/file", |_m| {}, |at| {
             fs::copy(&at, at.with_file_name("../../copy")).expect("a copy");
             fs::rename(at.with_file_name("../../copy"), at).expect("it");
         }),

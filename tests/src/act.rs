@@ -61,20 +61,9 @@ impl Container {
     /// Does acts in it up to the first `wait`.
     #[track_caller]
     pub(crate) fn begin(&self, acts: &[&str]) -> Actor {
-        let child = Command::new("nsenter")
-            .args(["-t", &self.pid, "-m", "-p", "--", ACT])
-            .args(acts)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn();
-        let mut child = child.expect("nsenter can be started");
-        let mut actor = Actor {
-            to: child.stdin.take(),
-            from: BufReader::new(child.stdout.take().expect("it was asked for")),
-            child,
-        };
-        actor.ready();
-        actor
+        let mut nsenter = Command::new("nsenter");
+        nsenter.args(["-t", &self.pid, "-m", "-p", "--", ACT]);
+        Actor::of(nsenter.args(acts))
     }
 }
 
@@ -92,6 +81,20 @@ pub(crate) struct Actor {
 }
 
 impl Actor {
+    /// Starts acts, and comes to their first `wait`.
+    #[track_caller]
+    pub(crate) fn of(command: &mut Command) -> Self {
+        let command = command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().expect("acts can be started");
+        let mut actor = Self {
+            to: child.stdin.take(),
+            from: BufReader::new(child.stdout.take().expect("it was asked for")),
+            child,
+        };
+        actor.ready();
+        actor
+    }
+
     #[track_caller]
     fn ready(&mut self) {
         let mut line = String::new();

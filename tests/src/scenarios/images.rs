@@ -6,12 +6,14 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use image_digest::audit::{Audit, Table, audit};
 use serde_json::Value;
 
 use super::Scenario;
+use crate::act::{ACT, Actor};
 use crate::agent::CIMA;
 use crate::claims::Claims;
 use crate::podman::{Runtime, TINY, podman};
@@ -113,6 +115,12 @@ fn play(claims: &mut Claims, _arguments: &[String]) {
     claims.claim(
         "a changed lower file is another digest, and named",
         tampered,
+    );
+    claims.claim(
+        "a known digest is not used for what was written meanwhile, however",
+        || {
+            cached();
+        },
     );
     for runtime in Runtime::ALL {
         audits(claims, runtime);
@@ -437,6 +445,43 @@ fn tampered() {
     );
     fs::write(&victim, bytes).expect("the file");
     assert_eq!(digest(source), before);
+}
+
+/// The digest with a cache is the digest without, while a file is written through a mapping, with stores that
+/// no system call tells of, and by `io_uring`.
+fn cached() {
+    let (tree, cache) = (format!("{SITE}/tree"), format!("{SITE}/cache"));
+    fs::create_dir_all(&tree).expect("a directory");
+    let file = format!("{tree}/file");
+    fs::write(&file, vec![b'x'; 100_000]).expect("a file");
+    let source = format!("dir:{tree}");
+    let mut before = String::new();
+    let mut same = |changed: bool, when: &str| {
+        let ran = cima(&["digest", "--json", "--cache", &cache, &source]).succeeded();
+        let json: Value = serde_json::from_str(&ran).expect("JSON");
+        let known = json["image"].as_str().expect("a digest").to_owned();
+        assert_eq!(known, digest(&source), "{when}");
+        assert_eq!(known != before, changed, "{when}");
+        before = known;
+    };
+    same(true, "for the first time");
+    same(false, "again");
+    let acts = [
+        "write", &file, "share", "close", "wait", "store", "one", "wait", "store", "two", "wait",
+        "unmap",
+    ];
+    let mut actor = Actor::of(Command::new(ACT).args(acts));
+    same(false, "mapped, and nothing stored so far");
+    actor.go_on();
+    same(true, "stored to");
+    same(false, "again, while the mapping stays");
+    actor.go_on();
+    same(true, "stored to a page that is dirty already");
+    actor.finish();
+    same(false, "the mapping is gone");
+    run(&[ACT, "uring", &file, "three"]);
+    same(true, "written by io_uring");
+    same(false, "and again");
 }
 
 /// What the engine itself leaves in an upper directory is known, what the container wrote is found.

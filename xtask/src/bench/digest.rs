@@ -37,6 +37,9 @@ pub(super) struct Args {
     /// How often each is timed; the median counts
     #[arg(long, default_value_t = 7)]
     rounds: usize,
+    /// Hash this tree instead of the one that is made for it; the layers stay those
+    #[arg(long, value_name = "DIR")]
+    tree: Option<PathBuf>,
     /// Print JSON instead of a table
     #[arg(long)]
     json: bool,
@@ -45,7 +48,11 @@ pub(super) struct Args {
 impl Args {
     /// What `bench all` runs.
     pub(super) fn usual(json: bool) -> Self {
-        Self { rounds: 7, json }
+        Self {
+            rounds: 7,
+            tree: None,
+            json,
+        }
     }
 }
 
@@ -94,7 +101,7 @@ pub(super) fn run(args: &Args) -> Result<Verdict, Error> {
     setup::ensure(&[Need::Programs])?;
     build::build(&[Part::Programs])?;
     let place = workspace::target().join("cima/bench/digest");
-    let tree = Tree::make(&place)?;
+    let tree = Tree::make(&place, args.tree.as_deref())?;
     let report = tree.race(args.rounds.max(5))?;
     if args.json {
         let report = json!({"bench": "digest", "report": report});
@@ -108,13 +115,14 @@ pub(super) fn run(args: &Args) -> Result<Verdict, Error> {
 /// The tree and its image.
 struct Tree {
     place: PathBuf,
+    root: PathBuf,
     files: usize,
     bytes: u64,
 }
 
 impl Tree {
     /// Makes what is not there from before.
-    fn make(place: &Path) -> Result<Self, Error> {
+    fn make(place: &Path, other: Option<&Path>) -> Result<Self, Error> {
         let (tree, done) = (place.join("tree"), place.join("made-3"));
         if !done.exists() {
             println!(
@@ -129,21 +137,23 @@ impl Tree {
             write_layout(place)?;
             fs::write(&done, "").doing("write", &done)?;
         }
+        let root = other.map_or(tree, Path::to_owned);
         let (mut files, mut bytes) = (0, 0);
-        for entry in walkdir::WalkDir::new(&tree) {
+        for entry in walkdir::WalkDir::new(&root) {
             let metadata = entry.and_then(|entry| entry.metadata());
-            let metadata = metadata.map_err(io::Error::from).doing("walk", &tree)?;
+            let metadata = metadata.map_err(io::Error::from).doing("walk", &root)?;
             if metadata.is_file() {
                 files += 1;
                 bytes += metadata.len();
             }
         }
         if bytes < LEAST_BYTES {
-            let message = format!("The tree in {} has {bytes} bytes only.", tree.display());
+            let message = format!("The tree in {} has {bytes} bytes only.", root.display());
             return Err(Error::Environment(message));
         }
         Ok(Self {
             place: place.to_owned(),
+            root,
             files,
             bytes,
         })
@@ -192,8 +202,8 @@ impl Tree {
     }
 
     fn contestants(&self, cores: usize, cache: &Path) -> Vec<Contestant> {
-        let (tree, layout) = (self.place.join("tree"), self.place.join("layout"));
-        let (tree, layout) = (tree.display(), layout.display());
+        let layout = self.place.join("layout");
+        let (tree, layout) = (self.root.display(), layout.display());
         let cima = workspace::stage().join("bin/cima");
         let cima = |name, arguments: &[&str]| {
             let mut command = Command::new(&cima);
