@@ -22,17 +22,18 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 pub use self::checked::CheckedError;
-pub use self::container::ContainerError;
+pub use self::container::{Container, ContainerError};
 pub use self::directory::DirectoryError;
 pub use self::docker::DockerError;
 pub use self::document::{ConfigError, DocumentError};
 pub use self::files::FilesError;
 pub use self::layer::LayerReadError;
+pub use self::mountinfo::{MountInfoError, OverlayOptionsError};
 pub use self::oci::OciError;
 pub use self::overlay::OverlayError;
 pub use self::platform::{Platform, PlatformError};
 pub use self::stack::StackError;
-pub use self::storage::{ConfigFileError, StorageError};
+pub use self::storage::StorageError;
 pub use self::tar::TarError;
 
 use self::files::Files;
@@ -182,15 +183,13 @@ pub fn read(source: &Source, options: &Options<'_>) -> Result<Image, SourceError
             })
         }
         Source::Directory(path) => {
-            directory::read(path, &budget, options).map_err(|source| SourceError::Directory {
+            directory::read(path, options).map_err(|source| SourceError::Directory {
                 path: path.to_owned(),
                 source,
             })
         }
-        Source::Storage(image) => Ok(storage::read(image, &budget, options).map_err(Box::new)?),
-        Source::Overlay(container) => {
-            Ok(container::read(container, &budget, options).map_err(Box::new)?)
-        }
+        Source::Storage(image) => Ok(storage::read(image, options).map_err(Box::new)?),
+        Source::Overlay(container) => Ok(container::read(container, options).map_err(Box::new)?),
     }
 }
 

@@ -149,7 +149,7 @@ pub fn as_root(program: &str) -> Result<Command> {
 }
 
 /// Whether this process is root's: /proc/self belongs to the effective user.
-pub(crate) fn is_root() -> bool {
+pub fn is_root() -> bool {
     use std::os::unix::fs::MetadataExt as _;
     std::fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0)
 }

@@ -19,7 +19,7 @@ mod root;
 mod runner;
 mod tpm;
 
-pub use command::{as_root, run_tool};
+pub use command::{as_root, is_root, run_tool};
 pub use console::Trouble;
 pub use error::Error;
 pub use interrupt::{check_interrupt, request_interrupt};

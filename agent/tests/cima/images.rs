@@ -152,7 +152,7 @@ fn a_source_that_is_none_is_refused_by_name() {
         ),
         (
             "overlay:nobody-is-called-so".into(),
-            vec!["no container here is called"],
+            vec!["no process is in a container \"nobody-is-called-so\""],
         ),
     ] {
         cima(["digest", &source]).refused(&words);

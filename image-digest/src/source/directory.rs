@@ -16,8 +16,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{Mode, OFlags, open};
+use rustix::thread::{CapabilitySet, capabilities};
 
-pub(crate) use self::walk::{Contents, Mark, OverlayAttributes, Seen, Walked};
+pub(crate) use self::walk::{Found, OverlayAttributes, Walked};
 use super::Options;
 use crate::limits::Budget;
 use crate::{Image, LimitError, PathError, Tree};
@@ -66,6 +67,11 @@ pub enum DirectoryError {
         /// Below the root.
         path: Vec<u8>,
     },
+    /// Opaque directories would not be seen.
+    #[error(
+        "what overlayfs marks in lower directories is seen by root alone (CAP_SYS_ADMIN in the initial user namespace)"
+    )]
+    Unprivileged,
     /// A lower directory that means more than its files say.
     #[error("\"{}\" has the attribute {name}: an overlay shows something else there", path.escape_ascii())]
     Overlay {
@@ -94,16 +100,26 @@ pub(crate) fn open_root(path: &Path) -> Result<OwnedFd, DirectoryError> {
     open(path, flags, Mode::empty()).map_err(|error| DirectoryError::Root(error.into()))
 }
 
+/// What a walk is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// An image's root: every entry is a file of the image.
+    Image,
+    /// One lower directory of an overlay, with its marks.
+    Lower(OverlayAttributes),
+}
+
 /// The image whose root is this directory.
-pub(crate) fn read(
-    path: &Path,
-    budget: &Budget,
-    options: &Options<'_>,
-) -> Result<Image, DirectoryError> {
+pub(crate) fn read(path: &Path, options: &Options<'_>) -> Result<Image, DirectoryError> {
     let root = open_root(path)?;
     let made = |walked: Walked| {
         let entries = walked.entries.into_iter();
-        let tree = Tree::of_walk(entries.map(|(path, seen)| (path, seen.node)));
+        let nodes = entries.filter_map(|(path, found)| match found {
+            Found::Node(node) | Found::Opaque(node) => Some((path, node)),
+            // Of an image's root the walk takes nothing for one.
+            Found::Whiteout => None,
+        });
+        let tree = Tree::of_walk(nodes);
         // It is remembered, and there is time for it now.
         let _ = tree.digest();
         Image {
@@ -112,28 +128,29 @@ pub(crate) fn read(
             published: None,
         }
     };
-    walk::walk(
-        root.as_fd(),
-        Contents::Hashed,
-        None,
-        budget,
-        options,
-        None,
-        made,
-    )
+    let budget = Budget::new(options.limits);
+    walk::walk(root.as_fd(), Kind::Image, &budget, options, None, made)
 }
 
-/// Walks a tree; `overlay`: it is a lower directory, whose marks have this name space.
+/// Walks a tree.
 pub(crate) fn walk(
     root: BorrowedFd<'_>,
-    contents: Contents,
-    overlay: Option<OverlayAttributes>,
+    kind: Kind,
     budget: &Budget,
     options: &Options<'_>,
 ) -> Result<Walked, DirectoryError> {
-    walk::walk(root, contents, overlay, budget, options, None, |walked| {
-        walked
-    })
+    walk::walk(root, kind, budget, options, None, |walked| walked)
+}
+
+/// Whether the kernel shows attributes `trusted.*` to this process: to who lacks the privilege it says that
+/// there are none (`xattr_permission`, `fs/xattr.c`).
+pub(crate) fn trusted_are_seen() -> bool {
+    let privileged =
+        capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_ADMIN));
+    // In a user namespace of its own a process has capabilities that count for nothing here.
+    let map = std::fs::read_to_string("/proc/self/uid_map");
+    let initial = map.is_ok_and(|map| map.split_ascii_whitespace().eq(["0", "0", "4294967295"]));
+    privileged && initial
 }
 
 /// Where a walk is, for tests that change the tree under it.

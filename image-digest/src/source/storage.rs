@@ -1,468 +1,777 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Stores of containers/storage: those of podman, buildah and CRI-O. What they say of images, layers and
-//! containers is in JSON files beside the layers' directories; the engines are not asked, and not needed.
+//! `containers-storage:IMAGE`: the store of podman, buildah and CRI-O (containers/storage).
 //!
-//! ```text
-//! GRAPHROOT/overlay-images/images.json       images: id, names, digest, top layer
-//! GRAPHROOT/overlay-images/ID/               manifest, config
-//! GRAPHROOT/overlay-layers/layers.json       layers: id, parent; volatile-layers.json has those of containers
-//! GRAPHROOT/overlay-containers/containers.json
-//! GRAPHROOT/overlay/LAYER/diff/              a layer's files
-//! GRAPHROOT/vfs/dir/LAYER/                   or all files up to a layer
-//! ```
+//! Owns which directories of a store are an image's, and what its publisher said of it; `storage/config` finds the
+//! store, `storage/names` the image. Every document in it is another's word: read up to a bound, ids are checked before they
+//! become paths, chains that loop are refused. The store's locks are not taken: its documents are replaced whole.
 
-mod config;
-
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
+use std::fmt;
 use std::fs::File;
 use std::io::{self, Read as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
-use oci_spec::image::{Digest, ImageConfiguration, Sha256Digest};
+use base64::engine::general_purpose::STANDARD as BASE64;
+use oci_spec::image::{ImageConfiguration, ImageManifest};
+use rustix::fs::{AtFlags, fstat, statat};
+use rustix::io::Errno;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-pub use self::config::ConfigFileError;
-use self::config::{Place, places};
-use super::directory::{self, DirectoryError, OverlayAttributes};
-use super::overlay::{self, LowerDirectories, OverlayError};
-use super::{Options, document};
-use crate::limits::Budget;
+use crate::source::directory::{DirectoryError, OverlayAttributes};
+use crate::source::overlay::{Lower, OverlayError, WhiteoutNames};
+use crate::source::{Options, directory, overlay};
 use crate::{ContentDigest, Image, Published};
 
-/// More than any store's list of layers has.
-const MAX_LIST: u64 = 256 << 20;
+mod config;
+mod names;
 
-/// Why a store gives no image.
+/// Of one document.
+const LARGEST: u64 = 64 << 20;
+const DIGITS: usize = 64;
+
+/// Why an image of a store cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum StorageError {
-    /// Where it is.
-    #[error(transparent)]
-    Config(#[from] ConfigFileError),
-    /// One of its files.
-    #[error("{} cannot be read: {source}", path.display())]
-    File {
-        /// Which.
+    /// The system said no.
+    #[error("\"{}\" cannot be read", path.as_os_str().as_encoded_bytes().escape_ascii())]
+    Io {
+        /// Of what.
         path: PathBuf,
         /// Why.
         #[source]
-        source: io::Error,
+        reason: io::Error,
     },
-    /// One of its files is not what it should be.
-    #[error("{} is not what a store has: {source}", path.display())]
-    Json {
+    /// A document of more bytes than any store has.
+    #[error("\"{}\" has more than {LARGEST} bytes", .0.as_os_str().as_encoded_bytes().escape_ascii())]
+    TooLarge(PathBuf),
+    /// A document that is not what it should be.
+    #[error("\"{}\" is not what a store of containers has there: {reason}", path.as_os_str().as_encoded_bytes().escape_ascii())]
+    Document {
         /// Which.
         path: PathBuf,
         /// Why.
-        #[source]
-        source: serde_json::Error,
+        reason: String,
     },
-    /// No store.
-    #[error("there is no store of images in {}", .0.display())]
-    NoStore(PathBuf),
-    /// No such image.
-    #[error("no image in {} is called \"{}\"", places.join(", "), name.escape_default())]
-    NoImage {
-        /// What was asked for.
-        name: String,
-        /// Where.
-        places: Vec<String>,
+    /// No store, or none of a kind that can be read.
+    #[error("{0}")]
+    NoStore(String),
+    /// Text behind `containers-storage:` that means nothing.
+    #[error("\"{}\" names no image of a store: {reason}", text.escape_default())]
+    Name {
+        /// As given.
+        text: String,
+        /// Why.
+        reason: &'static str,
     },
-    /// More than one.
-    #[error("\"{}\" may be any of {}", name.escape_default(), candidates.join(", "))]
-    Several {
-        /// What was asked for.
+    /// The store has no such thing.
+    #[error("no {what} \"{}\" is in {}", name.escape_default(), stores.escape_default())]
+    Unknown {
+        /// Image or container.
+        what: &'static str,
+        /// As given.
         name: String,
-        /// Their ids.
+        /// Where it was looked for.
+        stores: String,
+    },
+    /// More than one has that name.
+    #[error("\"{}\" could be any of {}", name.escape_default(), candidates.join(", ").escape_default())]
+    Ambiguous {
+        /// As given.
+        name: String,
+        /// Ids, and the names that match.
         candidates: Vec<String>,
     },
-    /// A layer that the store does not have.
-    #[error("the store in {} has no layer \"{}\", which it refers to", place.display(), layer.escape_default())]
-    NoLayer {
-        /// The store.
-        place: PathBuf,
-        /// Its id.
-        layer: String,
-    },
-    /// Layers that are above themselves.
-    #[error("the layers of the store in {} are above one another in a circle, at \"{layer}\"", place.display())]
-    Circle {
-        /// The store.
-        place: PathBuf,
-        /// One of them.
-        layer: String,
-    },
-    /// A driver that is not read.
-    #[error("the store in {} is kept by the driver \"{}\": only overlay and vfs are read", place.display(), driver.escape_default())]
-    Driver {
-        /// The store.
-        place: PathBuf,
-        /// Its driver.
-        driver: String,
-    },
-    /// What the store has is not what it says.
-    #[error("{} is sha256:{found}, and the store says {expected}", path.display())]
-    Other {
-        /// A document.
+    /// A chain of layers that is broken or a loop.
+    #[error("layer {0} of the store {1}")]
+    Layer(String, &'static str),
+    /// A document whose digest is another than the store says.
+    #[error("\"{}\" has the digest {found}, the store says {expected}", path.as_os_str().as_encoded_bytes().escape_ascii())]
+    Digest {
+        /// Which.
         path: PathBuf,
-        /// What its digest should be.
-        expected: String,
-        /// What it is.
+        /// Computed.
         found: String,
+        /// Of the store.
+        expected: String,
     },
-    /// An overlay's directories.
-    #[error(transparent)]
-    Overlay(#[from] OverlayError),
-    /// A whole tree.
-    #[error("{}: {source}", path.display())]
-    Directory {
+    /// The store is a user's, seen from outside.
+    #[error(
+        "the store \"{}\" belongs to user {uid}, who sees other owners of its files than this process does; \
+         run it as that user by \"podman unshare\"",
+        path.as_os_str().as_encoded_bytes().escape_ascii()
+    )]
+    OtherOwners {
         /// Its root.
         path: PathBuf,
-        /// What is wrong.
+        /// Of the directory of layers.
+        uid: u32,
+    },
+    /// A layer, as a directory.
+    #[error(transparent)]
+    Overlay(#[from] OverlayError),
+    /// An image of the driver vfs, as a directory.
+    #[error("{}: {reason}", path.display())]
+    Directory {
+        /// Which.
+        path: PathBuf,
+        /// Why.
         #[source]
-        source: DirectoryError,
+        reason: DirectoryError,
     },
 }
 
-/// An element of `images.json`.
+/// How the driver keeps layers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Driver {
+    /// `overlay`, or by its old name `overlay2`: one directory a layer.
+    Overlay(&'static str),
+    /// One directory with all files an image.
+    Vfs,
+}
+
+/// A store, and those for reading that it refers to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Store {
+    /// The first is that of containers.
+    roots: Vec<Root>,
+    run_root: Option<PathBuf>,
+    /// The configuration names a mount program.
+    mount_program: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Root {
+    path: PathBuf,
+    driver: Driver,
+}
+
+/// An id that can be a file's name.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Deserialize)]
+#[serde(try_from = "String")]
+struct Id(String);
+
+/// One of `images.json` (containers/storage, `images.go`).
 #[derive(Debug, Clone, Deserialize)]
 struct ImageRecord {
-    id: String,
-    #[serde(default)]
+    id: Id,
     digest: Option<String>,
     #[serde(default)]
     names: Option<Vec<String>>,
-    #[serde(default)]
-    layer: String,
+    /// Its top layer; an image without files has none.
+    layer: Option<String>,
+    #[serde(default, rename = "mapped-layers")]
+    mapped_layers: Option<Vec<Id>>,
+    #[serde(default, rename = "big-data-digests")]
+    digests: Option<std::collections::BTreeMap<String, String>>,
 }
 
-/// An element of `layers.json`.
+/// One of `layers.json` (`layers.go`).
 #[derive(Debug, Clone, Deserialize)]
 struct LayerRecord {
-    id: String,
+    id: Id,
+    parent: Option<String>,
+    #[serde(default, rename = "uidmap")]
+    users: Option<Vec<IdRange>>,
+    #[serde(default, rename = "gidmap")]
+    groups: Option<Vec<IdRange>>,
     #[serde(default)]
-    parent: String,
+    flags: Option<serde_json::Map<String, serde_json::Value>>,
 }
 
-/// An element of `containers.json`.
+/// Ids of a container and of the host.
+#[derive(Debug, Clone, Copy, Deserialize)]
+struct IdRange {
+    container_id: u32,
+    host_id: u32,
+}
+
+/// One of `containers.json` (`containers.go`).
 #[derive(Debug, Clone, Deserialize)]
 struct ContainerRecord {
-    id: String,
+    id: Id,
     #[serde(default)]
     names: Option<Vec<String>>,
-    layer: String,
+    image: Option<String>,
+    layer: Id,
 }
 
-/// What is below a container of a store.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Below {
-    Overlay {
-        lower: LowerDirectories,
-        upper: PathBuf,
-    },
-    /// The container's own copy of everything: what its image is, is with the image.
-    Copy { driver: String },
+/// A container that the store knows, running or not.
+#[derive(Debug)]
+pub(crate) struct Known {
+    pub(crate) id: String,
+    /// The bottom one first.
+    pub(crate) lower: Vec<Lower>,
+    pub(crate) upper: PathBuf,
+    pub(crate) attributes: OverlayAttributes,
+    /// User and group that are 0 in the container.
+    pub(crate) root: (u32, u32),
+    pub(crate) published: Option<Published>,
 }
 
-/// Reads an image that a store has.
-pub(crate) fn read(
-    image: &str,
-    budget: &Budget,
-    options: &Options<'_>,
-) -> Result<Image, StorageError> {
-    let (places, name) = places(image)?;
-    let mut found = None;
-    for place in &places {
-        if let Some(record) = find(&images(place)?, name)? {
-            found = Some((place, record));
-            break;
+/// Reads the image of that name, `[driver@graphroot+runroot]NAME` or `NAME` in this user's store.
+///
+/// # Errors
+/// See [`StorageError`].
+pub(super) fn read(text: &str, options: &Options<'_>) -> Result<Image, StorageError> {
+    let (store, name) = Store::open(text)?;
+    let (root, record) = store.image(name)?;
+    let top = record.layer.as_deref().filter(|id| !id.is_empty());
+    let mut image = match (top, root.driver) {
+        (None, _) => Image::default(),
+        (Some(top), Driver::Vfs) => {
+            let (root, _) = store.layer(&Id::checked(top, &root.file("images"))?)?;
+            root.check_owner()?;
+            let path = root.path.join("vfs/dir").join(top);
+            directory::read(&path, options)
+                .map_err(|reason| StorageError::Directory { path, reason })?
         }
-    }
-    let Some((place, record)) = found else {
-        return Err(StorageError::NoImage {
-            name: name.to_owned(),
-            places: places
-                .iter()
-                .map(|place| place.root.display().to_string())
-                .collect(),
-        });
-    };
-    let read = match place.driver.as_str() {
-        _ if record.layer.is_empty() => Image::default(),
-        "overlay" => overlay::read(&lower_directories(place, &record.layer)?, budget, options)?,
-        "vfs" => {
-            let layers = layers(place)?;
-            known(place, &layers, &record.layer)?;
-            let path = place.root.join("vfs/dir").join(&record.layer);
-            directory::read(&path, budget, options)
-                .map_err(|source| StorageError::Directory { path, source })?
+        (Some(top), Driver::Overlay(_)) => {
+            let chain = store.chain(Id::checked(top, &root.file("images"))?)?;
+            let attributes = store.attributes(&chain)?;
+            overlay::read(&store.lower(&chain)?, attributes, options)?
         }
-        _ => return Err(driver(place)),
     };
-    Ok(Image {
-        published: Some(published(place, &record)?),
-        ..read
-    })
+    image.published = Some(root.published(&record, Some(name))?);
+    Ok(image)
 }
 
-/// What is below the container of this name or id, in whichever store has it.
-pub(crate) fn below_container(name: &str) -> Result<Option<Below>, StorageError> {
-    let (places, name) = places(name)?;
-    for place in &places {
-        let path = list(place, "containers", "containers.json");
-        let containers: Vec<ContainerRecord> = json_or_none(&path)?.unwrap_or_default();
-        let called = |one: &&ContainerRecord| {
-            one.names.iter().flatten().any(|has| has == name) || is_id(&one.id, name)
-        };
-        let mut fitting = containers.iter().filter(called);
-        let Some(container) = fitting.next() else {
-            continue;
-        };
-        if let Some(other) = fitting.next() {
-            return Err(StorageError::Several {
-                name: name.to_owned(),
-                candidates: vec![container.id.clone(), other.id.clone()],
+impl Store {
+    /// The store that a text names, and what is behind that.
+    pub(crate) fn open(text: &str) -> Result<(Self, &str), StorageError> {
+        let (place, name) = config::place(text)?;
+        let store = config::store(place, &config::Surroundings::of_process())?;
+        if name.is_empty() {
+            return Err(StorageError::Name {
+                text: text.to_owned(),
+                reason: "nothing is behind the store",
             });
         }
-        if place.driver != "overlay" {
-            let driver = place.driver.clone();
-            return Ok(Some(Below::Copy { driver }));
-        }
-        let layers = layers(place)?;
-        let own = known(place, &layers, &container.layer)?;
-        let lower = match own.parent.as_str() {
-            "" => LowerDirectories {
-                paths: Vec::new(),
-                attributes: place.attributes,
-            },
-            parent => lower_directories(place, parent)?,
+        Ok((store, name))
+    }
+
+    /// The container of this name, id or beginning of an id.
+    pub(crate) fn container(&self, name: &str) -> Result<Known, StorageError> {
+        let Some(root) = self.roots.first() else {
+            return Err(self.unknown("container", name));
         };
-        let upper = diff(place, &own.id);
-        return Ok(Some(Below::Overlay { lower, upper }));
-    }
-    Ok(None)
-}
-
-fn images(place: &Place) -> Result<Vec<ImageRecord>, StorageError> {
-    let path = list(place, "images", "images.json");
-    match json_or_none(&path)? {
-        Some(images) => Ok(images),
-        // The first is the store itself, the others hold images that are shared.
-        None if place.is_own => Err(StorageError::NoStore(place.root.clone())),
-        None => Ok(Vec::new()),
-    }
-}
-
-/// The image that is called so, as podman finds it: by its whole name, by one that it adds to, or by id.
-fn find(images: &[ImageRecord], name: &str) -> Result<Option<ImageRecord>, StorageError> {
-    let (base, digest) = match name.split_once('@') {
-        Some((base, digest)) => (base, Some(digest)),
-        None => (name, None),
-    };
-    let last = base.rsplit('/').next().unwrap_or(base);
-    let tagged = if last.contains(':') || digest.is_some() {
-        base.to_owned()
-    } else {
-        format!("{base}:latest")
-    };
-    for prefix in ["", "localhost/", "docker.io/library/", "docker.io/"] {
-        let whole = format!("{prefix}{tagged}");
-        let called = |image: &&ImageRecord| {
-            let mut names = image.names.iter().flatten();
-            match digest {
-                None => names.any(|has| *has == whole),
-                Some(digest) => {
-                    image.digest.as_deref() == Some(digest)
-                        && names.any(|has| untagged(has) == whole)
-                }
+        let mut found: Vec<ContainerRecord> = Vec::new();
+        for container in root.containers(self.run_root.as_deref())? {
+            let names = container.names.as_deref().unwrap_or_default();
+            let exact = container.id.0 == name || names.iter().any(|known| known == name);
+            if exact {
+                found = vec![container];
+                break;
+            }
+            if is_id_prefix(name) && container.id.0.starts_with(name) {
+                found.push(container);
+            }
+        }
+        let container = match found.len() {
+            0 => return Err(self.unknown("container", name)),
+            1 => found.remove(0),
+            _ => {
+                let candidates = found.into_iter().map(|one| one.id.0).collect();
+                return Err(StorageError::Ambiguous {
+                    name: name.to_owned(),
+                    candidates,
+                });
             }
         };
-        if let Some(image) = images.iter().find(called) {
-            return Ok(Some(image.clone()));
+        if root.driver == Driver::Vfs {
+            return Err(StorageError::NoStore(format!(
+                "container {} has a copy of all its image's files (driver vfs), which do not stand apart from its own; \
+                 name the image by containers-storage:, or read \"dir:{}\"",
+                container.id,
+                root.path
+                    .join("vfs/dir")
+                    .join(&container.layer.0)
+                    .display()
+                    .to_string()
+                    .escape_default()
+            )));
+        }
+        let (_, own) = self.layer(&container.layer)?;
+        let mut chain = self.chain(container.layer.clone())?;
+        let mut lower = self.lower(&chain)?;
+        // The topmost of each is the container's own.
+        lower.pop();
+        chain.remove(0);
+        Ok(Known {
+            lower,
+            upper: root.home().join(&container.layer.0).join("diff"),
+            attributes: self.attributes(&chain)?,
+            root: (
+                root_of(own.users.as_deref()),
+                root_of(own.groups.as_deref()),
+            ),
+            published: match chain.first() {
+                Some((_, top)) => self.published_of(&container, top)?,
+                None => None,
+            },
+            id: container.id.0,
+        })
+    }
+
+    /// What the publisher said of the image below the layer of a container, found by the driver's directory: the store
+    /// is around it, if it is one of podman's or CRI-O's.
+    pub(crate) fn published_beside(
+        home: &Path,
+        layer: &str,
+    ) -> Result<Option<Published>, StorageError> {
+        let Some((path, name)) = home.parent().zip(home.file_name()) else {
+            return Ok(None);
+        };
+        let Some(driver) = config::driver(name).filter(|driver| *driver != Driver::Vfs) else {
+            return Ok(None);
+        };
+        let path = path.to_owned();
+        let store = Self {
+            roots: vec![Root { path, driver }],
+            run_root: None,
+            mount_program: false,
+        };
+        let Some(root) = store.roots.first() else {
+            return Ok(None);
+        };
+        let containers = root.containers(None)?;
+        let Some(container) = containers.into_iter().find(|one| one.layer.0 == layer) else {
+            return Ok(None);
+        };
+        let (root, record) = store.layer(&container.layer)?;
+        match record.parent.filter(|id| !id.is_empty()) {
+            Some(top) => store.published_of(&container, &Id::checked(&top, &root.file("layers"))?),
+            None => Ok(None),
         }
     }
-    let id = name.strip_prefix("sha256:").unwrap_or(name);
-    let fitting: Vec<_> = images.iter().filter(|image| is_id(&image.id, id)).collect();
-    match fitting[..] {
-        [] => Ok(None),
-        [one] => Ok(Some(one.clone())),
-        _ => Err(StorageError::Several {
+
+    /// What the publisher said of a container's image, if the store still has it and the container's layers
+    /// are that image's.
+    fn published_of(
+        &self,
+        container: &ContainerRecord,
+        top: &Id,
+    ) -> Result<Option<Published>, StorageError> {
+        for root in &self.roots {
+            for image in root.images()? {
+                let is_its = Some(&image.id.0) == container.image.as_ref();
+                let mapped = image.mapped_layers.as_deref().unwrap_or_default();
+                if is_its && (image.layer.as_ref() == Some(&top.0) || mapped.contains(top)) {
+                    let name = image.names.as_deref().unwrap_or_default().first();
+                    return root.published(&image, name.map(String::as_str)).map(Some);
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    fn image(&self, name: &str) -> Result<(&Root, ImageRecord), StorageError> {
+        for root in &self.roots {
+            let images = root.images()?;
+            let found = names::find(name, &images)?;
+            if let Some(image) = found.and_then(|at| images.into_iter().nth(at)) {
+                return Ok((root, image));
+            }
+        }
+        Err(self.unknown("image", name))
+    }
+
+    fn unknown(&self, what: &'static str, name: &str) -> StorageError {
+        let roots: Vec<_> = self.roots.iter().map(Root::to_string).collect();
+        StorageError::Unknown {
+            what,
             name: name.to_owned(),
-            candidates: fitting.iter().map(|image| image.id.clone()).collect(),
+            stores: roots.join(", "),
+        }
+    }
+
+    fn layer(&self, id: &Id) -> Result<(&Root, LayerRecord), StorageError> {
+        for root in &self.roots {
+            let layers = root.layers(self.run_root.as_deref())?;
+            if let Some(layer) = layers.into_iter().find(|layer| layer.id == *id) {
+                return Ok((root, layer));
+            }
+        }
+        Err(StorageError::Layer(id.0.clone(), "is not there"))
+    }
+
+    /// A layer and those below it, the top one first.
+    fn chain(&self, top: Id) -> Result<Vec<(&Root, Id)>, StorageError> {
+        let mut known = std::collections::HashMap::new();
+        for root in self.roots.iter().rev() {
+            for layer in root.layers(self.run_root.as_deref())? {
+                known.insert(layer.id.clone(), (root, layer));
+            }
+        }
+        let mut chain = Vec::new();
+        let mut seen = HashSet::new();
+        let mut next = Some(top);
+        while let Some(id) = next {
+            if !seen.insert(id.clone()) {
+                return Err(StorageError::Layer(id.0, "is below itself"));
+            }
+            let Some((root, layer)) = known.get(&id) else {
+                return Err(StorageError::Layer(id.0, "is not there"));
+            };
+            let flag = |name| layer.flags.as_ref().and_then(|flags| flags.get(name));
+            if flag("incomplete").is_some_and(|value| *value != false) {
+                return Err(StorageError::Layer(id.0, "was not written to its end"));
+            }
+            chain.push((*root, id));
+            let parent = layer.parent.as_deref().filter(|id| !id.is_empty());
+            next = parent
+                .map(|id| Id::checked(id, &root.file("layers")))
+                .transpose()?;
+        }
+        Ok(chain)
+    }
+
+    /// The directories of the top layer of a chain and of those below, the bottom one first, as the driver mounts them: the
+    /// file `lower` beside the layer has links to them. It is not always what `layers.json` says: of a layer for other
+    /// owners (`--uidmap`) the store has the parent of the layer that it was made from, the driver that layer, too. So
+    /// each of the chain must be among them, in its order.
+    fn lower(&self, chain: &[(&Root, Id)]) -> Result<Vec<Lower>, StorageError> {
+        let Some((root, top)) = chain.first() else {
+            return Ok(Vec::new());
+        };
+        let mut lower = root.directories(&Path::new(&top.0).join("diff"))?;
+        let file = root.home().join(&top.0).join("lower");
+        let links = bounded(&file)?.unwrap_or_default();
+        for link in links
+            .split(|byte| *byte == b':')
+            .filter(|link| !link.is_empty())
+        {
+            let link = layer_link(link).ok_or_else(|| StorageError::Document {
+                path: file.clone(),
+                reason: "it has more in it than links to layers".to_owned(),
+            })?;
+            let there = |root: &&Root| root.home().join(link).symlink_metadata().is_ok();
+            let holder = self.roots.iter().find(there).unwrap_or(root);
+            lower.extend(holder.directories(Path::new(link))?);
+        }
+        let mut rest = lower.iter();
+        for (root, id) in chain {
+            let own = root.lower(&Path::new(&id.0).join("diff"))?;
+            if !rest.any(|one| is_same(one, &own)) {
+                return Err(StorageError::Layer(
+                    id.0.clone(),
+                    "is in its chain of layers, but not where the driver has those",
+                ));
+            }
+        }
+        if self.mount_program {
+            lower.iter_mut().for_each(Lower::expect_marks);
+        }
+        lower.reverse();
+        Ok(lower)
+    }
+
+    /// Whose attributes mark what is gone: in a user namespace the kernel takes none but `user.*`.
+    fn attributes(&self, chain: &[(&Root, Id)]) -> Result<OverlayAttributes, StorageError> {
+        for (root, _) in chain {
+            root.check_owner()?;
+        }
+        if in_first_user_namespace()? {
+            Ok(OverlayAttributes::Trusted)
+        } else {
+            Ok(OverlayAttributes::User)
+        }
+    }
+}
+
+impl Root {
+    fn driver_name(&self) -> &'static str {
+        match self.driver {
+            Driver::Overlay(name) => name,
+            Driver::Vfs => "vfs",
+        }
+    }
+
+    /// `<driver>-<what>/<what>.json`.
+    fn file(&self, what: &str) -> PathBuf {
+        let directory = format!("{}-{what}", self.driver_name());
+        self.path.join(directory).join(format!("{what}.json"))
+    }
+
+    fn home(&self) -> PathBuf {
+        self.path.join(self.driver_name())
+    }
+
+    /// A layer's directories, the top one first: that which `inside` leads to, and `diff1`, `diff2` and so on beside it, which hold
+    /// copies with other owners.
+    fn directories(&self, inside: &Path) -> Result<Vec<Lower>, StorageError> {
+        let mut lower = vec![self.lower(inside)?];
+        if beside(&lower, "../composefs-data")? {
+            return Err(StorageError::Layer(
+                inside.display().to_string().escape_default().to_string(),
+                "is kept by composefs, whose files have no names; such images are not read",
+            ));
+        }
+        for number in 1.. {
+            let name = format!("../diff{number}");
+            if !beside(&lower, &name)? {
+                break;
+            }
+            lower.push(self.lower(&inside.join(name))?);
+        }
+        Ok(lower)
+    }
+
+    fn lower(&self, inside: &Path) -> Result<Lower, StorageError> {
+        let home = self.home();
+        let names = if has_mount_program(&home)? {
+            WhiteoutNames::Marks
+        } else {
+            WhiteoutNames::Plain
+        };
+        Ok(Lower::beneath(&home, inside, names)?)
+    }
+
+    /// Refuses a store whose root user is not this process's: all owners would be others.
+    fn check_owner(&self) -> Result<(), StorageError> {
+        let path = self.home();
+        match std::fs::metadata(&path) {
+            Ok(found) if found.uid() == 0 => Ok(()),
+            Ok(found) => Err(StorageError::OtherOwners {
+                path: self.path.clone(),
+                uid: found.uid(),
+            }),
+            Err(reason) => Err(StorageError::Io { path, reason }),
+        }
+    }
+
+    fn images(&self) -> Result<Vec<ImageRecord>, StorageError> {
+        list(&self.file("images"))
+    }
+
+    fn layers(&self, run_root: Option<&Path>) -> Result<Vec<LayerRecord>, StorageError> {
+        self.with_volatile("layers", run_root)
+    }
+
+    fn containers(&self, run_root: Option<&Path>) -> Result<Vec<ContainerRecord>, StorageError> {
+        self.with_volatile("containers", run_root)
+    }
+
+    /// What is to be forgotten at the next boot is in a file of its own, beside the other or below the run root.
+    fn with_volatile<T: DeserializeOwned>(
+        &self,
+        what: &str,
+        run_root: Option<&Path>,
+    ) -> Result<Vec<T>, StorageError> {
+        let mut all = list(&self.file(what))?;
+        let volatile = format!("volatile-{what}.json");
+        all.extend(list(&self.file(what).with_file_name(&volatile))?);
+        if let Some(run_root) = run_root {
+            let directory = format!("{}-{what}", self.driver_name());
+            all.extend(list(&run_root.join(directory).join(volatile))?);
+        }
+        Ok(all)
+    }
+
+    /// The documents that came with an image, their digests checked.
+    fn published(
+        &self,
+        record: &ImageRecord,
+        reference: Option<&str>,
+    ) -> Result<Published, StorageError> {
+        let path = self.big_data(record, "manifest");
+        let bytes = present(&path)?;
+        let manifest_digest = ContentDigest::of(&bytes).to_string();
+        let digests = record.digests.clone().unwrap_or_default();
+        let said = [record.digest.as_ref(), digests.get("manifest")];
+        expect_digest(&path, &manifest_digest, said)?;
+        let manifest: ImageManifest = document(&path, &bytes)?;
+
+        let config = manifest.config().digest().to_string();
+        let path = self.big_data(record, &config);
+        let bytes = present(&path)?;
+        let said = [Some(&config), digests.get(&config)];
+        expect_digest(&path, &ContentDigest::of(&bytes).to_string(), said)?;
+        let read: ImageConfiguration = document(&path, &bytes)?;
+
+        let variant = read.variant().as_ref();
+        let variant = variant.map_or_else(String::new, |variant| format!("/{variant}"));
+        let labels = read.labels_of_config().cloned().unwrap_or_default();
+        let annotations = manifest.annotations().clone().unwrap_or_default();
+        Ok(Published {
+            reference: reference.map(str::to_owned),
+            manifest: Some(manifest_digest),
+            config,
+            platform: format!("{}/{}{variant}", read.os(), read.architecture()),
+            labels: labels.into_iter().collect(),
+            annotations: annotations.into_iter().collect(),
+        })
+    }
+
+    fn big_data(&self, record: &ImageRecord, name: &str) -> PathBuf {
+        let directory = self.file("images");
+        directory
+            .with_file_name(&record.id.0)
+            .join(big_data_file(name))
+    }
+}
+
+impl fmt::Display for Root {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}@{}", self.driver_name(), self.path.display())
+    }
+}
+
+impl Id {
+    fn checked(text: &str, file: &Path) -> Result<Self, StorageError> {
+        Self::try_from(text.to_owned()).map_err(|reason| StorageError::Document {
+            path: file.to_owned(),
+            reason,
+        })
+    }
+}
+
+impl TryFrom<String> for Id {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        if text.len() == DIGITS && is_id_prefix(&text) {
+            return Ok(Self(text));
+        }
+        let shown: String = text.escape_default().take(100).collect();
+        Err(format!("\"{shown}\" is no id of {DIGITS} digits"))
+    }
+}
+
+impl fmt::Display for Id {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Hexadecimal digits in lower case, at least one.
+fn is_id_prefix(text: &str) -> bool {
+    let digit = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+    !text.is_empty() && text.len() <= DIGITS && text.bytes().all(digit)
+}
+
+/// The name of a file with such data (`makeBigDataBaseName` of containers/storage): plain if it is all lower case letters,
+/// digits and dots, else base64.
+fn big_data_file(name: &str) -> String {
+    let plain = |byte: u8| matches!(byte, b'.' | b'0'..=b'9' | b'a'..=b'z');
+    if name.bytes().all(plain) {
+        return name.to_owned();
+    }
+    format!("={}", BASE64.encode(name))
+}
+
+fn expect_digest(path: &Path, found: &str, said: [Option<&String>; 2]) -> Result<(), StorageError> {
+    match said
+        .into_iter()
+        .flatten()
+        .find(|said| !said.is_empty() && *said != found)
+    {
+        None => Ok(()),
+        Some(expected) => Err(StorageError::Digest {
+            path: path.to_owned(),
+            found: found.to_owned(),
+            expected: expected.escape_default().take(100).collect(),
         }),
     }
 }
 
-fn untagged(name: &str) -> &str {
-    let name = name.split('@').next().unwrap_or(name);
-    match name.rsplit_once(':') {
-        Some((base, tag)) if !tag.contains('/') => base,
-        _ => name,
-    }
-}
-
-/// Whether `text` is the id or the beginning of it that an engine shows.
-fn is_id(id: &str, text: &str) -> bool {
-    text.len() >= 12 && id.starts_with(text)
-}
-
-fn layers(place: &Place) -> Result<HashMap<String, LayerRecord>, StorageError> {
-    let mut all = HashMap::new();
-    for file in ["layers.json", "volatile-layers.json"] {
-        let records: Option<Vec<LayerRecord>> = json_or_none(&list(place, "layers", file))?;
-        let records = records.into_iter().flatten();
-        all.extend(records.map(|record| (record.id.clone(), record)));
-    }
-    Ok(all)
-}
-
-/// A layer that is there, whose id is none but an id: it becomes a path.
-fn known<'a>(
-    place: &Place,
-    layers: &'a HashMap<String, LayerRecord>,
-    id: &str,
-) -> Result<&'a LayerRecord, StorageError> {
-    let is_hexadecimal = id.len() == 64 && id.bytes().all(|digit| digit.is_ascii_hexdigit());
-    layers
-        .get(id)
-        .filter(|_| is_hexadecimal)
-        .ok_or_else(|| StorageError::NoLayer {
-            place: place.root.clone(),
-            layer: id.to_owned(),
-        })
-}
-
-/// The directories of a layer and those below it.
-fn lower_directories(place: &Place, top: &str) -> Result<LowerDirectories, StorageError> {
-    let layers = layers(place)?;
-    let (mut paths, mut seen) = (Vec::new(), HashSet::new());
-    let mut id = top;
-    while !id.is_empty() {
-        let layer = known(place, &layers, id)?;
-        if !seen.insert(id) {
-            return Err(StorageError::Circle {
-                place: place.root.clone(),
-                layer: id.to_owned(),
-            });
+/// A list that need not be there.
+fn list<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>, StorageError> {
+    match bounded(path)? {
+        // The store writes "null" for a list without anything in it.
+        Some(bytes) if !bytes.is_empty() => {
+            document::<Option<Vec<T>>>(path, &bytes).map(Option::unwrap_or_default)
         }
-        paths.push(diff(place, &layer.id));
-        id = &layer.parent;
+        _ => Ok(Vec::new()),
     }
-    paths.reverse();
-    Ok(LowerDirectories {
-        paths,
-        attributes: place.attributes,
+}
+
+fn document<T: DeserializeOwned>(path: &Path, bytes: &[u8]) -> Result<T, StorageError> {
+    serde_json::from_slice(bytes).map_err(|error| StorageError::Document {
+        path: path.to_owned(),
+        reason: error.to_string().escape_default().take(300).collect(),
     })
 }
 
-fn diff(place: &Place, layer: &str) -> PathBuf {
-    place.root.join("overlay").join(layer).join("diff")
-}
-
-fn list(place: &Place, kind: &str, file: &str) -> PathBuf {
-    place
-        .root
-        .join(format!("{}-{kind}", place.driver))
-        .join(file)
-}
-
-fn driver(place: &Place) -> StorageError {
-    StorageError::Driver {
-        place: place.root.clone(),
-        driver: place.driver.clone(),
-    }
-}
-
-/// The image's documents; each is what the store's record of the image says.
-fn published(place: &Place, record: &ImageRecord) -> Result<Published, StorageError> {
-    let folder = list(place, "images", &record.id);
-    let config_path = folder.join(big_data(&format!("sha256:{}", record.id)));
-    let config = bytes(&config_path)?;
-    let digest = checked(&config_path, &config, &format!("sha256:{}", record.id))?;
-    let config: ImageConfiguration = parse(&config_path, &config)?;
-    let manifest_path = folder.join("manifest");
-    let manifest = bytes(&manifest_path)?;
-    let manifest_digest = match &record.digest {
-        Some(expected) => checked(&manifest_path, &manifest, expected)?.to_string(),
-        None => ContentDigest::of(&manifest).to_string(),
-    };
-    let manifest: AnnotatedManifest = parse(&manifest_path, &manifest)?;
-    Ok(Published {
-        reference: record.names.iter().flatten().next().cloned(),
-        manifest: Some(manifest_digest),
-        annotations: manifest
-            .annotations
-            .unwrap_or_default()
-            .into_iter()
-            .collect(),
-        ..document::published(&digest, &config)
+fn present(path: &Path) -> Result<Vec<u8>, StorageError> {
+    bounded(path)?.ok_or_else(|| StorageError::Io {
+        path: path.to_owned(),
+        reason: io::ErrorKind::NotFound.into(),
     })
 }
 
-/// What counts of a manifest here; docker's have no annotations.
-#[derive(Deserialize)]
-struct AnnotatedManifest {
-    annotations: Option<HashMap<String, String>>,
-}
-
-/// The file that has an item of a record (`makeBigDataBaseName`, containers/storage).
-fn big_data(key: &str) -> String {
-    format!("={}", base64::engine::general_purpose::STANDARD.encode(key))
-}
-
-fn checked(path: &Path, bytes: &[u8], expected: &str) -> Result<Digest, StorageError> {
-    let found = hex::encode(ContentDigest::of(bytes).bytes());
-    let other = || StorageError::Other {
+/// All of a file, if it is there.
+fn bounded(path: &Path) -> Result<Option<Vec<u8>>, StorageError> {
+    let failed = |reason| StorageError::Io {
         path: path.to_owned(),
-        expected: expected.escape_default().to_string(),
-        found: found.clone(),
+        reason,
     };
-    if expected != format!("sha256:{found}") {
-        return Err(other());
-    }
-    let digest: Sha256Digest = found.parse().map_err(|_| other())?;
-    Ok(digest.into())
-}
-
-fn bytes(path: &Path) -> Result<Vec<u8>, StorageError> {
-    let failed = |source| StorageError::File {
-        path: path.to_owned(),
-        source,
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(reason) if reason.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(reason) => return Err(failed(reason)),
     };
-    let file = File::open(path).map_err(failed)?;
     let mut bytes = Vec::new();
-    file.take(MAX_LIST + 1)
+    file.take(LARGEST + 1)
         .read_to_end(&mut bytes)
         .map_err(failed)?;
-    if bytes.len() as u64 > MAX_LIST {
-        return Err(failed(io::Error::other("it is longer than any store's")));
+    if bytes.len() as u64 > LARGEST {
+        return Err(StorageError::TooLarge(path.to_owned()));
     }
-    Ok(bytes)
+    Ok(Some(bytes))
 }
 
-fn parse<T: DeserializeOwned>(path: &Path, bytes: &[u8]) -> Result<T, StorageError> {
-    serde_json::from_slice(bytes).map_err(|source| StorageError::Json {
-        path: path.to_owned(),
-        source,
-    })
+/// What the host calls the container's 0.
+fn root_of(map: Option<&[IdRange]>) -> u32 {
+    let ranges = map.unwrap_or_default();
+    let first = ranges.iter().find(|range| range.container_id == 0);
+    first.map_or(0, |range| range.host_id)
 }
 
-fn json_or_none<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, StorageError> {
-    match bytes(path) {
-        Ok(bytes) => parse(path, &bytes).map(Some),
-        Err(StorageError::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
-            Ok(None)
-        }
-        Err(error) => Err(error),
+/// `l/NAME`, as the driver names its links.
+fn layer_link(link: &[u8]) -> Option<&str> {
+    let link = std::str::from_utf8(link.trim_ascii()).ok()?;
+    let name = link.strip_prefix("l/")?;
+    let is_name = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    is_name.then_some(link)
+}
+
+/// Whether there is something of that name, from the first of a layer's directories.
+fn beside(lower: &[Lower], name: &str) -> Result<bool, StorageError> {
+    let Some(lower) = lower.first() else {
+        return Ok(false);
+    };
+    match statat(&lower.directory, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(_) => Ok(true),
+        Err(Errno::NOENT) => Ok(false),
+        Err(reason) => Err(StorageError::Io {
+            path: lower.path.join(name),
+            reason: reason.into(),
+        }),
     }
 }
 
-/// What marks an overlay has in a store of root's, and of another's.
-fn attributes(is_rootless: bool) -> OverlayAttributes {
-    if is_rootless {
-        OverlayAttributes::User
-    } else {
-        OverlayAttributes::Trusted
-    }
+fn is_same(one: &Lower, other: &Lower) -> bool {
+    let of = |lower: &Lower| fstat(&lower.directory).map(|stat| (stat.st_dev, stat.st_ino));
+    of(one).is_ok_and(|one| of(other).is_ok_and(|other| one == other))
 }
+
+/// Whether the driver noted that it mounts through a program (fuse-overlayfs), and so unpacked layers with marks of
+/// names.
+fn has_mount_program(home: &Path) -> Result<bool, StorageError> {
+    let noted = bounded(&home.join(".has-mount-program"))?;
+    Ok(noted.is_some_and(|text| text.trim_ascii() == b"true"))
+}
+
+/// Whether ids of users mean what they mean to the kernel: `/proc/self/uid_map` maps all of them to themselves.
+fn in_first_user_namespace() -> Result<bool, StorageError> {
+    let map = present(Path::new("/proc/self/uid_map"))?;
+    let words = map.split(u8::is_ascii_whitespace);
+    let words: Vec<_> = words.filter(|word| !word.is_empty()).collect();
+    Ok(words == [&b"0"[..], b"0", b"4294967295"])
+}
+
+#[cfg(test)]
+mod tests;

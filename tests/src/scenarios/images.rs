@@ -5,11 +5,14 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use image_digest::audit::{Audit, Table, audit};
+use image_digest::audit::{Audit, Engine, Stubs, audit};
+use image_digest::source::{Container, Options};
+use image_digest::{Limits, Progress};
 use serde_json::Value;
 
 use super::Scenario;
@@ -507,7 +510,7 @@ fn audits(claims: &mut Claims, runtime: Runtime) {
             );
             std::thread::sleep(Duration::from_millis(50));
         }
-        let findings = findings(Path::new(upper.trim()));
+        let findings = findings("audited", runtime);
         podman(runtime, &["rm", "-f", "-t", "0", "audited"]).succeeded();
         findings
     };
@@ -538,12 +541,33 @@ fn audits(claims: &mut Claims, runtime: Runtime) {
     );
 }
 
-fn findings(upper: &Path) -> Vec<String> {
-    let question = Audit {
-        engine: Some("podman"),
-        mount_points: &[b"/data/deep".to_vec()],
-        ..Audit::new(Table::shipped())
+/// What is found in a container's upper directory, as who decides on its start would ask.
+fn findings(container: &str, runtime: Runtime) -> Vec<String> {
+    let container = Container::find(container).expect("podman has it");
+    let progress = Progress::default();
+    let options = Options {
+        limits: Limits::default(),
+        platform: None,
+        threads: NonZero::<usize>::MIN,
+        cache: None,
+        progress: &progress,
     };
-    let findings = audit(upper, &question).expect("the directory can be read");
+    let image = container.read(&options).expect("it has an image");
+    let stubs = Stubs::shipped().expect("it is tested");
+    let engines = match runtime {
+        Runtime::Crun => [Engine::Podman, Engine::Crun],
+        Runtime::Runc => [Engine::Podman, Engine::Runc],
+    };
+    let question = Audit {
+        stubs: &stubs,
+        engines: &engines,
+        mount_points: container.mount_points(),
+        image: Some(&image.tree),
+        root: container.root(),
+        user_attributes: container.user_attributes(),
+        limits: Limits::default(),
+    };
+    let upper = container.upper().expect("it can be written");
+    let findings = audit(upper, &question).expect("it can be looked at");
     findings.iter().map(ToString::to_string).collect()
 }

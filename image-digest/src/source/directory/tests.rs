@@ -45,17 +45,14 @@ fn read_with(
     let budget = Budget::new(limits);
     let change = Some(change);
     let root = root.as_fd();
-    let walked = walk(
-        root,
-        Contents::Hashed,
-        None,
-        &budget,
-        &options,
-        change,
-        |walked| walked,
-    )?;
+    let walked = walk(root, Kind::Image, &budget, &options, change, |walked| {
+        walked
+    })?;
     let entries = walked.entries.into_iter();
-    Ok(Tree::of_walk(entries.map(|(path, seen)| (path, seen.node))))
+    Ok(Tree::of_walk(entries.map(|(path, found)| match found {
+        Found::Node(node) => (path, node),
+        other => panic!("{other:?}"),
+    })))
 }
 
 fn tree(root: &Path) -> Result<Tree, DirectoryError> {
@@ -179,7 +176,7 @@ fn formats_of_large_and_small_files_are_known() {
         cache: None,
         progress: &progress,
     };
-    let image = read(scratch.path(), &Budget::new(Limits::default()), &options).expect("quiet");
+    let image = read(scratch.path(), &options).expect("quiet");
     let format = |content: &str| image.formats.get(&ContentDigest::of(content.as_bytes()));
     assert_eq!(format(&large), Some(&Format::Elf));
     assert_eq!(

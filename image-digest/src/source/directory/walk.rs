@@ -18,7 +18,7 @@ use rustix::io::{Errno, read};
 
 use super::stamp::Stamp;
 use super::work::Work;
-use super::{DirectoryError, Moment};
+use super::{DirectoryError, Kind, Moment, trusted_are_seen};
 use crate::cache::{Cache, Known, Writers};
 use crate::limits::Budget;
 use crate::path::{PATH_MAX, PathError};
@@ -35,15 +35,6 @@ const NAMES: usize = 32 << 10;
 const ATTRIBUTES: usize = 64 << 10;
 const FEW_ATTRIBUTES: usize = 256;
 const CAPABILITY: &str = "security.capability";
-
-/// Whether the contents of files matter.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Contents {
-    /// Each is read and hashed.
-    Hashed,
-    /// Nothing is opened but directories; every file has the digest of no content.
-    Unread,
-}
 
 /// Which name space overlayfs has its marks in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,34 +54,34 @@ impl OverlayAttributes {
     }
 }
 
-/// What an entry of a lower directory means.
+/// What reading says of an entry of a lower directory.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) enum Mark {
-    /// What it is.
+enum Mark {
+    /// It is what it is.
     #[default]
     None,
     /// What is below it is gone, and itself is nothing.
     Whiteout,
-    /// A directory that hides what is below it.
+    /// It hides what is below it.
     Opaque,
-    /// Something else is shown there. Only where contents do not matter is it no error.
-    Other,
 }
 
-/// An entry as it was seen.
+/// What an entry is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Seen {
-    pub(crate) node: Node,
-    pub(crate) mark: Mark,
+pub(crate) enum Found {
+    /// A file of the tree.
+    Node(Node),
+    /// What is below under this name is gone.
+    Whiteout,
+    /// A directory that hides what is below under its name.
+    Opaque(Node),
 }
 
 /// A tree as it was seen.
 #[derive(Debug, Default)]
 pub(crate) struct Walked {
-    /// Paths without a `/` in front, in the order of [`crate::Tree::entries`].
-    pub(crate) entries: Vec<(Vec<u8>, Seen)>,
-    /// Of the root.
-    pub(crate) root: Option<Seen>,
+    /// All but the root. Paths without a `/` in front, in the order of [`crate::Tree::entries`].
+    pub(crate) entries: Vec<(Vec<u8>, Found)>,
     pub(crate) formats: Formats,
 }
 
@@ -111,7 +102,7 @@ enum Piece {
 struct Listed {
     path: Vec<u8>,
     stamp: Stamp,
-    found: Found,
+    found: Told,
     children: Vec<Child>,
 }
 
@@ -119,7 +110,7 @@ struct Child {
     name: CString,
     stamp: Stamp,
     /// Of what is neither a directory nor a large file, which are found on their own.
-    found: Option<Found>,
+    found: Option<Told>,
 }
 
 /// Where an entry is: its directory's path, that directory, its name. Of the name alone no path is made unless
@@ -143,7 +134,7 @@ impl Place<'_> {
 
 /// What reading adds to what `stat` says.
 #[derive(Debug, Clone, Default)]
-struct Found {
+struct Told {
     capability: Option<Vec<u8>>,
     mark: Mark,
     /// Of a symbolic link.
@@ -157,14 +148,13 @@ struct Hands {
     buffer: Vec<u8>,
     attributes: Vec<u8>,
     listed: Vec<Listed>,
-    large: Vec<(Vec<u8>, Found)>,
+    large: Vec<(Vec<u8>, Told)>,
     formats: Formats,
 }
 
 /// What all threads have in common.
 struct Walk<'a> {
     root: BorrowedFd<'a>,
-    contents: Contents,
     overlay: Option<OverlayAttributes>,
     budget: &'a Budget,
     options: &'a Options<'a>,
@@ -179,20 +169,25 @@ type Done<T = ()> = Result<T, DirectoryError>;
 /// only if everything is as it was.
 pub(super) fn walk<T>(
     root: BorrowedFd<'_>,
-    contents: Contents,
-    overlay: Option<OverlayAttributes>,
+    kind: Kind,
     budget: &Budget,
     options: &Options<'_>,
     moment: Option<&(dyn Fn(Moment<'_>) + Sync)>,
     made: impl FnOnce(Walked) -> T,
 ) -> Done<T> {
+    let overlay = match kind {
+        Kind::Image => None,
+        Kind::Lower(OverlayAttributes::Trusted) if !trusted_are_seen() => {
+            return Err(DirectoryError::Unprivileged);
+        }
+        Kind::Lower(attributes) => Some(attributes),
+    };
     let cache = options.cache.and_then(|cache| {
         let writers = Writers::of_file_system(root)?;
         Some((cache, writers))
     });
     let walk = Walk {
         root,
-        contents,
         overlay,
         budget,
         options,
@@ -268,7 +263,7 @@ impl Walk<'_> {
         if let Some(seen) = seen {
             same_inode(&path, &seen, &stamp)?;
         }
-        let found = self.attributes(|| path.clone(), directory.as_fd(), &stamp, hands)?;
+        let found = self.attributes(|| path.clone(), directory.as_fd(), hands)?;
         let mut children = Vec::new();
         let mut names = vec![MaybeUninit::uninit(); NAMES];
         let mut entries = RawDir::new(&directory, &mut names);
@@ -306,7 +301,7 @@ impl Walk<'_> {
         hands: &mut Hands,
         at: Place<'_>,
         kind: FileType,
-    ) -> Done<(Stamp, Option<Found>)> {
+    ) -> Done<(Stamp, Option<Told>)> {
         let slash = usize::from(!at.directory.is_empty());
         let length = at.directory.len() + slash + at.name.to_bytes().len();
         // A file system's names are names; only how many are in a row it does not bound.
@@ -320,7 +315,7 @@ impl Walk<'_> {
         // Most entries are files, and are told by what is open, unless a cache may know them. Some file systems
         // do not say what is one.
         let is_known = self.cache.is_some() && self.overlay.is_none();
-        if kind == FileType::RegularFile && self.contents == Contents::Hashed && !is_known {
+        if kind == FileType::RegularFile && !is_known {
             return self.listed_file(work, hands, at);
         }
         let stamp = Stamp::of(at.within, at.name).map_err(|error| at.lost(error))?;
@@ -335,31 +330,28 @@ impl Walk<'_> {
                 });
                 None
             }
-            FileType::RegularFile if self.contents == Contents::Hashed => {
-                match self.known_file(hands, &stamp).filter(|_| is_known) {
-                    Some(found) => {
-                        self.options.progress.expect(stamp.size);
-                        Some(found)
-                    }
-                    None => return self.listed_file(work, hands, at),
+            FileType::RegularFile => match self.known_file(hands, &stamp).filter(|_| is_known) {
+                Some(found) => {
+                    self.options.progress.expect(stamp.size);
+                    Some(found)
                 }
-            }
+                None => return self.listed_file(work, hands, at),
+            },
             FileType::Symlink => {
                 let target = readlinkat(at.within, at.name, Vec::new());
                 let target = target.map_err(|error| at.lost(error))?;
-                Some(Found {
+                Some(Told {
                     target: target.into_bytes(),
-                    ..Found::default()
+                    ..Told::default()
                 })
             }
             FileType::CharacterDevice if self.overlay.is_some() && stamp.special == (0, 0) => {
-                Some(Found {
+                Some(Told {
                     mark: Mark::Whiteout,
-                    ..Found::default()
+                    ..Told::default()
                 })
             }
-            FileType::RegularFile
-            | FileType::CharacterDevice
+            FileType::CharacterDevice
             | FileType::BlockDevice
             | FileType::Fifo
             | FileType::Socket => Some(unopened(at)?),
@@ -374,7 +366,7 @@ impl Walk<'_> {
         work: &Work<Piece, DirectoryError>,
         hands: &mut Hands,
         at: Place<'_>,
-    ) -> Done<(Stamp, Option<Found>)> {
+    ) -> Done<(Stamp, Option<Told>)> {
         let (file, stamp) = self.open_file(at)?;
         self.options.progress.expect(stamp.size);
         if stamp.size > LARGE {
@@ -425,33 +417,30 @@ impl Walk<'_> {
     }
 
     /// What the cache knows of a file.
-    fn known_file(&self, hands: &mut Hands, stamp: &Stamp) -> Option<Found> {
+    fn known_file(&self, hands: &mut Hands, stamp: &Stamp) -> Option<Told> {
         let (cache, _) = self.cache?;
         let known = cache.get(&stamp.key())?;
         self.options.progress.advance(stamp.size);
         if let Some(format) = known.format {
             hands.formats.insert(known.digest, format);
         }
-        Some(Found {
+        Some(Told {
             capability: known.capability,
             content: Some(known.digest),
-            ..Found::default()
+            ..Told::default()
         })
     }
 
     /// Reads an open file. That it is what it was when it was stamped is seen in the second pass; what a cache is told
     /// is told of the stamp, which a file that has changed since will never have again.
-    fn file(&self, hands: &mut Hands, at: Place<'_>, file: &OwnedFd, stamp: &Stamp) -> Done<Found> {
-        let mut found = self.attributes(|| at.path(), file.as_fd(), stamp, hands)?;
-        if found.mark == Mark::Whiteout {
-            return Ok(found);
-        }
+    fn file(&self, hands: &mut Hands, at: Place<'_>, file: &OwnedFd, stamp: &Stamp) -> Done<Told> {
+        let mut found = self.attributes(|| at.path(), file.as_fd(), hands)?;
         // Below an overlay the marks, which no cache has, had to be read first.
         if self.overlay.is_some()
             && let Some(known) = self.known_file(hands, stamp)
         {
             let mark = found.mark;
-            return Ok(Found { mark, ..known });
+            return Ok(Told { mark, ..known });
         }
         let quiet = self
             .cache
@@ -510,11 +499,10 @@ impl Walk<'_> {
         &self,
         path: impl Fn() -> Vec<u8>,
         open: BorrowedFd<'_>,
-        stamp: &Stamp,
         hands: &mut Hands,
-    ) -> Done<Found> {
+    ) -> Done<Told> {
         let failed = |error| DirectoryError::read(&path(), error);
-        let mut found = Found::default();
+        let mut found = Told::default();
         // The kernel makes room for as much as it is offered: most files have none or one.
         let listed = match flistxattr(open, &mut hands.attributes[..FEW_ATTRIBUTES]) {
             Err(Errno::RANGE) => flistxattr(open, &mut hands.attributes[..]),
@@ -544,17 +532,13 @@ impl Walk<'_> {
                 continue;
             };
             let length = fgetxattr(open, name, &mut hands.attributes[..]).map_err(failed)?;
+            // Where a file came from, and what an upper directory's own bookkeeping is, change nothing. Whiteouts that
+            // are files (from 6.7 on) kernels disagree about, and redirects and the like show something else.
             found.mark = match (mark, &hands.attributes[..length]) {
                 (b"opaque", b"y") => Mark::Opaque,
-                // Whiteouts in it are empty files with this mark, from 6.7 on (Documentation/filesystems/
-                // overlayfs.rst, "whiteouts and opaque directories").
-                (b"opaque", b"x") => found.mark,
-                (b"whiteout", _) if stamp.size == 0 => Mark::Whiteout,
-                // Where a file came from, and what an upper directory's own bookkeeping is.
                 (b"origin" | b"impure" | b"nlink" | b"upper" | b"uuid" | b"protattr", _) => {
                     found.mark
                 }
-                _ if self.contents == Contents::Unread => Mark::Other,
                 _ => return Err(overlay_mark(&path(), name)),
             };
         }
@@ -615,7 +599,7 @@ impl Walk<'_> {
 }
 
 /// What is never opened, since that does something: its capabilities by its name.
-fn unopened(at: Place<'_>) -> Done<Found> {
+fn unopened(at: Place<'_>) -> Done<Told> {
     let mut by_name = format!("/proc/self/fd/{}/", at.within.as_raw_fd()).into_bytes();
     by_name.extend_from_slice(at.name.to_bytes());
     let mut value = [0; 64];
@@ -624,28 +608,20 @@ fn unopened(at: Place<'_>) -> Done<Found> {
         Err(Errno::NODATA | Errno::NOTSUP) => None,
         Err(error) => return Err(at.lost(error)),
     };
-    Ok(Found {
+    Ok(Told {
         capability,
-        ..Found::default()
+        ..Told::default()
     })
 }
 
 /// Everything in the order of a tree: a directory, all that is in it, what is beside it.
-fn assembled(listed: &[Listed], large: &HashMap<Vec<u8>, Found>, formats: Formats) -> Walked {
-    let mut walked = Walked {
-        formats,
-        entries: Vec::with_capacity(listed.iter().map(|one| one.children.len()).sum()),
-        root: None,
-    };
+fn assembled(listed: &[Listed], large: &HashMap<Vec<u8>, Told>, formats: Formats) -> Walked {
+    let mut entries = Vec::with_capacity(listed.iter().map(|one| one.children.len()).sum());
     let directories: HashMap<&[u8], &Listed> =
         listed.iter().map(|one| (&one.path[..], one)).collect();
-    let seen = |directory: &Listed| Seen {
-        mark: directory.found.mark,
-        node: Node::Directory(meta(&directory.stamp, &directory.found)),
-    };
     let mut open = Vec::new();
+    // What marks the root of a lower directory has, overlayfs does not look at (`ovl_get_root`).
     if let Some(root) = directories.get(&b""[..]) {
-        walked.root = Some(seen(root));
         open.push((root, root.children.iter()));
     }
     while let Some((directory, children)) = open.last_mut() {
@@ -654,19 +630,25 @@ fn assembled(listed: &[Listed], large: &HashMap<Vec<u8>, Found>, formats: Format
             continue;
         };
         let path = joined(&directory.path, child.name.to_bytes());
-        if let Some(found) = child.found.as_ref().or_else(|| large.get(&path)) {
-            let mark = found.mark;
-            let node = node(&child.stamp, found);
-            walked.entries.push((path, Seen { node, mark }));
+        if let Some(told) = child.found.as_ref().or_else(|| large.get(&path)) {
+            entries.push((path, found(&child.stamp, told)));
         } else if let Some(directory) = directories.get(&path[..]) {
-            walked.entries.push((path, seen(directory)));
+            entries.push((path, found(&directory.stamp, &directory.found)));
             open.push((directory, directory.children.iter()));
         }
     }
-    walked
+    Walked { entries, formats }
 }
 
-fn meta(stamp: &Stamp, found: &Found) -> Meta {
+fn found(stamp: &Stamp, told: &Told) -> Found {
+    match told.mark {
+        Mark::Whiteout => Found::Whiteout,
+        Mark::None => Found::Node(node(stamp, told)),
+        Mark::Opaque => Found::Opaque(node(stamp, told)),
+    }
+}
+
+fn meta(stamp: &Stamp, found: &Told) -> Meta {
     let meta = Meta::new(stamp.mode, stamp.uid, stamp.gid);
     match &found.capability {
         Some(value) => meta.with_capability(value.clone()),
@@ -675,7 +657,7 @@ fn meta(stamp: &Stamp, found: &Found) -> Meta {
 }
 
 /// Types that are none were refused when they were seen.
-fn node(stamp: &Stamp, found: &Found) -> Node {
+fn node(stamp: &Stamp, found: &Told) -> Node {
     let meta = meta(stamp, found);
     let device = Device {
         major: stamp.special.0,
