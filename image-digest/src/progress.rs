@@ -18,6 +18,7 @@ impl Progress {
 
     /// So many bytes more will be read.
     pub fn expect(&self, bytes: u64) {
+        // Sizes are others' words: a sum that wraps is only drawn wrong.
         self.total.fetch_add(bytes, Ordering::Relaxed);
     }
 

@@ -67,6 +67,9 @@ pub(crate) fn read(
     budget: &Budget,
     progress: &Progress,
 ) -> Result<(Tree, Formats), StackError> {
+    // All that is known to come is told at once, so that the time left is too.
+    let sizes = layers.iter().filter_map(|place| place.blob.size);
+    progress.expect(sizes.fold(0, u64::saturating_add));
     let next = AtomicUsize::new(0);
     let failed = AtomicBool::new(false);
     let results: Vec<_> = layers.iter().map(|_| Mutex::new(None)).collect();
@@ -119,7 +122,9 @@ fn read_one(
             name: name(),
             source,
         })?;
-    progress.expect(opened.size);
+    if place.blob.size.is_none() {
+        progress.expect(opened.size);
+    }
     let blob = LayerBlob {
         reader: opened.reader,
         blob: place.blob.clone(),
