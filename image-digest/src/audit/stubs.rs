@@ -195,7 +195,7 @@ impl RawLook {
             reason,
         };
         let modes: Option<Vec<u32>> = self.modes.iter().map(|mode| permissions(mode)).collect();
-        let modes = modes.ok_or_else(|| wrong("a mode is four octal digits, at most 0777"))?;
+        let modes = modes.ok_or_else(|| wrong("a mode is four octal digits, at most 1777"))?;
         let owners: Option<Vec<(u32, u32)>> = self.owners.iter().map(|pair| owner(pair)).collect();
         let owners = owners.ok_or_else(|| wrong("an owner is \"user:group\", in numbers"))?;
         if owners.is_empty() {
@@ -259,7 +259,8 @@ impl Row {
 fn permissions(text: &str) -> Option<u32> {
     let digits = text.len() == 4 && text.bytes().all(|byte| byte.is_ascii_digit());
     let mode = u32::from_str_radix(text, 8).ok().filter(|_| digits)?;
-    (mode <= 0o777).then_some(mode)
+    // The sticky bit makes nobody anybody.
+    (mode & !0o1777 == 0).then_some(mode)
 }
 
 fn owner(text: &str) -> Option<(u32, u32)> {
@@ -310,6 +311,7 @@ mod tests {
         for (from, to) in [
             ("empty=true", "empty=false"),
             ("\"0755\"", "\"4755\""),
+            ("\"0755\"", "\"3755\""),
             ("\"0755\"", "\"0855\""),
             ("\"0755\"", ""),
             ("\"/a\"", "\"a\""),
