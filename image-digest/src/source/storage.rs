@@ -36,7 +36,7 @@ const DIGITS: usize = 64;
 #[derive(Debug, thiserror::Error)]
 pub enum StorageError {
     /// The system said no.
-    #[error("\"{}\" cannot be read", path.as_os_str().as_encoded_bytes().escape_ascii())]
+    #[error("\"{}\" cannot be read: {reason}", path.as_os_str().as_encoded_bytes().escape_ascii())]
     Io {
         /// Of what.
         path: PathBuf,
