@@ -9,6 +9,10 @@
 //! kept only if nobody had the file open for writing, mappings included, before it was read and after ([`crate::lease`]),
 //! and then the change time tells of everything since. That holds when it is used, so nothing is asked then.
 //!
+//! The same numbers elsewhere are told by what holds the files: the disk's sequence number, which each attachment of a loop
+//! device moves, and since Linux 6.8 the mount's number. (Before, a disk that is rewritten while it is attached and not
+//! mounted is not noticed.)
+//!
 //! Where the reasoning does not hold, nothing is kept: on tmpfs, whose pages can be pinned and written
 //! when nobody is a writer, and on overlayfs, FUSE and networks, whose inodes are not those that are written.
 //! Who can write to the disk below the file system, use the file for swapping, or set the clock can deceive it, and is root.
@@ -17,7 +21,7 @@
 //!
 //! ```text
 //! "cima-cache 1\n" | lp(boot id) | u64 count | count times
-//!     u32 major, u32 minor | u64 inode | u64 size | i64 seconds, u32 nanoseconds of modification | the same of change
+//!     u64 disk, u64 mount | u64 inode | u64 size | i64 seconds, u32 nanoseconds of modification | the same of change
 //!     | SHA-256 of the content | lp(format: nothing, 'e', or 's' and a script's interpreter)
 //!     | lp(capability: nothing, or 'c' and the value of security.capability)
 //! | SHA-256 of all before
@@ -47,11 +51,36 @@ const MAX_FILE: u64 = 1 << 30;
 /// A file as `stat` tells it from others. Times are seconds since 1970 and nanoseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Key {
-    pub(crate) device: (u32, u32),
+    pub(crate) volume: Volume,
     pub(crate) inode: u64,
     pub(crate) size: u64,
     pub(crate) modified: (i64, u32),
     pub(crate) changed: (i64, u32),
+}
+
+/// What holds a tree's files, so that the same numbers elsewhere are not taken for them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Volume {
+    /// The number that a disk got when it was attached.
+    disk: u64,
+    /// The mount's, since Linux 6.8; before, 0.
+    mount: u64,
+}
+
+impl Volume {
+    /// That of a tree on this device, reached by this mount. `None`: nothing would tell it from another in its place.
+    pub(crate) fn of(device: (u32, u32), mount: u64) -> Option<Self> {
+        // `Documentation/ABI/stable/sysfs-block`, since Linux 5.15. A partition has its disk's.
+        let place = PathBuf::from(format!("/sys/dev/block/{}:{}", device.0, device.1));
+        let name = if place.join("partition").exists() {
+            "../diskseq"
+        } else {
+            "diskseq"
+        };
+        let text = fs::read_to_string(place.join(name)).ok()?;
+        let disk = text.trim().parse().ok()?;
+        Some(Self { disk, mount })
+    }
 }
 
 /// An inode has one change time: the rest would cost more than it parts.
@@ -99,6 +128,8 @@ impl Writers {
 pub struct Cache {
     /// From the file, and whether it was asked for since: what was not is forgotten with the next save.
     loaded: HashMap<Key, (Known, AtomicBool)>,
+    /// Device and inode of that file.
+    file: Option<(u64, u64)>,
     added: Mutex<HashMap<Key, Known>>,
 }
 
@@ -159,6 +190,7 @@ impl Cache {
         let known = decode(&bytes, &boot).ok_or_else(|| CacheError::Garbage(path.to_owned()))?;
         Ok(Self {
             loaded: known,
+            file: Some((metadata.dev(), metadata.ino())),
             added: Mutex::default(),
         })
     }
@@ -173,7 +205,7 @@ impl Cache {
             path: path.to_owned(),
             source,
         };
-        if self.is_as_loaded() {
+        if self.is_as_loaded(path) {
             return Ok(());
         }
         let bytes = self.encode(&boot_id().map_err(failed)?);
@@ -208,10 +240,14 @@ impl Cache {
         self.added().insert(key, known);
     }
 
-    /// The file would say the same again. An empty one is written all the same.
-    fn is_as_loaded(&self) -> bool {
+    /// The file is the one that was loaded, and would say the same again. An empty one is written all the same.
+    fn is_as_loaded(&self, path: &Path) -> bool {
         let mut loaded = self.loaded.values();
+        let there = path.symlink_metadata().ok();
+        let there = there.map(|there| (there.dev(), there.ino()));
         !self.loaded.is_empty()
+            && there.is_some()
+            && there == self.file
             && self.added().is_empty()
             && loaded.all(|(_, used)| used.load(Ordering::Relaxed))
     }
@@ -228,14 +264,14 @@ impl Cache {
         bytes.extend((used.clone().count() as u64).to_le_bytes());
         for (key, known) in used {
             let Key {
-                device: (major, minor),
+                volume: Volume { disk, mount },
                 inode,
                 size,
                 modified,
                 changed,
             } = key;
-            bytes.extend(major.to_le_bytes());
-            bytes.extend(minor.to_le_bytes());
+            bytes.extend(disk.to_le_bytes());
+            bytes.extend(mount.to_le_bytes());
             bytes.extend(inode.to_le_bytes());
             bytes.extend(size.to_le_bytes());
             for (seconds, nanoseconds) in [modified, changed] {
@@ -325,7 +361,10 @@ impl<'a> Rest<'a> {
 
     fn entry(&mut self) -> Option<(Key, Known)> {
         let key = Key {
-            device: (self.u32()?, self.u32()?),
+            volume: Volume {
+                disk: self.u64()?,
+                mount: self.u64()?,
+            },
             inode: self.u64()?,
             size: self.u64()?,
             modified: self.time()?,
@@ -366,7 +405,7 @@ mod tests {
 
     fn key(inode: u64) -> Key {
         Key {
-            device: (8, 1),
+            volume: Volume { disk: 8, mount: 1 },
             inode,
             size: 3,
             modified: (-1, 999_999_999),

@@ -1,24 +1,29 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What tells whether an entry is what it was: all that `stat` says of it, its change time above all.
 //!
-//! Every change of content, attributes or names moves an inode's change time. Kernels before 6.13 move it in
-//! ticks, so that two changes within one may leave one time: an entry changed just now is read when
-//! the tick is over ([`Stamp::settle`]). A change time in the future, after a clock was set back, is as good as one in the
-//! past: the next change gives another. What moves no time is a store through a mapping that was made writable before;
-//! whoever keeps digests asks for those ([`crate::Cache`]).
+//! Every change of content, attributes or names moves an inode's change time, and nobody can set it. But the kernel
+//! stamps by a clock that stands still for a tick (`CLOCK_REALTIME_COARSE`; since 6.13 until somebody looked), and file
+//! systems cut times off, so that two changes may leave one time: a stamp says something only once its time has
+//! passed, and who was changed just now is looked at again then ([`settled`]). A change time well ahead of the clock, after that was
+//! set back, is as good as one in the past: the next change gives another.
 
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::thread::sleep;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use crate::cache::Key;
+use crate::cache::{Key, Volume};
 
 use rustix::fs::{AtFlags, StatxAttributes, StatxFlags, StatxTimestamp, statx};
 use rustix::time::{ClockId, clock_gettime};
 
-/// Longer than the longest tick, 10 ms where `CONFIG_HZ` is 100.
-const TICK: i128 = 20_000_000;
+const SECOND: i128 = 1_000_000_000;
+/// Longer than a tick and than the coarsest clock of a file system (2 s, FAT).
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Times further ahead than this come from a clock that was set back, not from one that is read coarsely.
+const AHEAD: i128 = 3 * SECOND;
+/// `STATX_MNT_ID_UNIQUE` (`include/uapi/linux/stat.h`, since Linux 6.8), which goes before `STATX_MNT_ID`.
+const UNIQUE_MOUNT: StatxFlags = StatxFlags::from_bits_retain(0x4000);
 
 /// What `stat` says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,13 +39,17 @@ pub(super) struct Stamp {
     pub(super) modified: (i64, u32),
     pub(super) changed: (i64, u32),
     pub(super) is_mount: bool,
+    /// Number of the mount that it was reached by, which no other of this boot has; 0 before Linux 6.8.
+    pub(super) mount: u64,
 }
 
 impl Stamp {
     /// Of an entry of this directory; the empty name: of what is open. A link is not followed.
     pub(super) fn of(directory: BorrowedFd<'_>, name: &std::ffi::CStr) -> io::Result<Self> {
         let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::EMPTY_PATH | AtFlags::NO_AUTOMOUNT;
-        let stat = statx(directory, name, flags, StatxFlags::BASIC_STATS)?;
+        let wanted = StatxFlags::BASIC_STATS | UNIQUE_MOUNT;
+        let stat = statx(directory, name, flags, wanted)?;
+        let is_unique = stat.stx_mask & UNIQUE_MOUNT.bits() != 0;
         let time = |time: StatxTimestamp| (time.tv_sec, time.tv_nsec);
         Ok(Self {
             device: (stat.stx_dev_major, stat.stx_dev_minor),
@@ -53,13 +62,14 @@ impl Stamp {
             modified: time(stat.stx_mtime),
             changed: time(stat.stx_ctime),
             is_mount: stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT),
+            mount: if is_unique { stat.stx_mnt_id } else { 0 },
         })
     }
 
     /// What a cache knows it by.
-    pub(super) fn key(&self) -> Key {
+    pub(super) fn key(&self, volume: Volume) -> Key {
         Key {
-            device: self.device,
+            volume,
             inode: self.inode,
             size: self.size,
             modified: self.modified,
@@ -67,18 +77,18 @@ impl Stamp {
         }
     }
 
-    /// Waits until a further change would give another change time. True if it waited: then the entry has to be
-    /// stamped again.
-    pub(super) fn settle(&self) -> bool {
-        let now = clock_gettime(ClockId::Realtime);
-        let seconds = i128::from(now.tv_sec) - i128::from(self.changed.0);
-        let since = seconds * 1_000_000_000 + i128::from(now.tv_nsec) - i128::from(self.changed.1);
-        if !(-TICK..=TICK).contains(&since) {
-            return false;
-        }
-        let wait = u64::try_from(TICK - since + 1).unwrap_or(0);
-        sleep(Duration::from_nanos(wait));
-        true
+    /// Whether every change from now on gives another change time. The clock said `now` before it was taken.
+    fn is_settled(&self, now: i128) -> bool {
+        let grain = match self.changed.1 {
+            // Cut off to seconds (ext4 with small inodes), or to two (FAT).
+            0 => 2 * SECOND,
+            // exFAT.
+            n if n % 10_000_000 == 0 => 10_000_000,
+            // NTFS, and those that keep microseconds.
+            _ => 1_000,
+        };
+        let changed = i128::from(self.changed.0) * SECOND + i128::from(self.changed.1);
+        changed + grain <= now || changed > now + AHEAD
     }
 
     /// What is another in `now`, if anything.
@@ -88,7 +98,7 @@ impl Stamp {
         }
         Some(if self.mode & 0o170_000 != now.mode & 0o170_000 {
             "it is of another type"
-        } else if (self.device, self.inode) != (now.device, now.inode) {
+        } else if (self.device, self.inode, self.mount) != (now.device, now.inode, now.mount) {
             "another has taken its place"
         } else if self.is_mount != now.is_mount {
             "something was mounted there"
@@ -101,5 +111,68 @@ impl Stamp {
         } else {
             "its attributes or links changed"
         })
+    }
+}
+
+/// A stamp after which no change can hide, as `look` takes it; `None`: it was changed each time.
+pub(super) fn settled(look: impl Fn() -> io::Result<Stamp>) -> io::Result<Option<Stamp>> {
+    let mut now = clock();
+    let mut since = None;
+    loop {
+        let stamp = look()?;
+        if stamp.is_settled(now) {
+            return Ok(Some(stamp));
+        }
+        if since.get_or_insert_with(Instant::now).elapsed() > PATIENCE {
+            return Ok(None);
+        }
+        sleep(Duration::from_millis(1));
+        now = clock();
+    }
+}
+
+/// That with which the kernel stamps.
+fn clock() -> i128 {
+    let now = clock_gettime(ClockId::RealtimeCoarse);
+    i128::from(now.tv_sec) * SECOND + i128::from(now.tv_nsec)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stamp_says_something_when_a_further_change_would_get_another() {
+        let changed = |seconds, nanoseconds| Stamp {
+            device: (8, 1),
+            inode: 1,
+            mode: 0o100_644,
+            uid: 0,
+            gid: 0,
+            size: 0,
+            special: (0, 0),
+            modified: (0, 0),
+            changed: (seconds, nanoseconds),
+            is_mount: false,
+            mount: 0,
+        };
+        for (stamp, now, is_settled) in [
+            (changed(100, 123_456_789), 100 * SECOND + 123_456_789, false),
+            (changed(100, 123_456_789), 100 * SECOND + 127_456_789, true),
+            (changed(100, 120_000_000), 100 * SECOND + 127_456_789, false),
+            (changed(100, 120_000_000), 100 * SECOND + 131_456_789, true),
+            (changed(100, 0), 101 * SECOND, false),
+            (changed(100, 0), 102 * SECOND, true),
+            (changed(101, 5_000), 100 * SECOND, false),
+            (changed(104, 5_000), 100 * SECOND, true),
+            (changed(-5, 0), 0, true),
+        ] {
+            assert_eq!(
+                stamp.is_settled(now),
+                is_settled,
+                "{:?} at {now}",
+                stamp.changed
+            );
+        }
     }
 }

@@ -599,3 +599,87 @@ fn nothing_is_kept_of_file_systems_that_do_not_tell_of_every_change() {
     let cache = lying_cache(shared.path());
     assert!(!uses_cache(shared.path(), &cache, b"file"));
 }
+
+/// A file system of its own in a file, mounted by a loop device; unmounted when dropped.
+struct Mounted {
+    image: std::path::PathBuf,
+    at: std::path::PathBuf,
+}
+
+impl Mounted {
+    fn made(scratch: &Path, inode_size: &str) -> Self {
+        let image = scratch.join("image");
+        File::create(&image)
+            .expect("a file")
+            .set_len(32 << 20)
+            .expect("room");
+        let mut mke2fs = std::process::Command::new("mke2fs");
+        run(mke2fs
+            .args(["-q", "-t", "ext4", "-I", inode_size])
+            .arg(&image));
+        Self::again(image, scratch.join("mounted"))
+    }
+
+    fn again(image: std::path::PathBuf, at: std::path::PathBuf) -> Self {
+        let _ = fs::create_dir(&at);
+        let mut mount = std::process::Command::new("mount");
+        run(mount.args(["-o", "loop"]).arg(&image).arg(&at));
+        Self { image, at }
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        run(std::process::Command::new("umount").arg(&self.at));
+    }
+}
+
+fn run(command: &mut std::process::Command) {
+    let done = command.output().expect("it can be started");
+    assert!(done.status.success(), "{command:?}: {done:?}");
+}
+
+fn cached_digest(root: &Path, cache: &Cache) -> ImageDigest {
+    let read = read_with(root, Some(cache), Limits::default(), &|_| {});
+    read.expect("quiet").digest()
+}
+
+#[test]
+fn a_file_system_that_keeps_whole_seconds_hides_no_change() {
+    let scratch = on_disk();
+    let mounted = Mounted::made(scratch.path(), "128");
+    let tree = mounted.at.join("tree");
+    fs::create_dir(&tree).expect("a directory");
+    let cache = Cache::default();
+    for round in 0..3 {
+        file(tree.join("f"), &format!("content {round}"));
+        assert_eq!(cached_digest(&tree, &cache), digest(&tree));
+    }
+}
+
+#[test]
+fn an_image_that_was_changed_while_it_was_not_mounted_is_read_again() {
+    let scratch = on_disk();
+    let mounted = Mounted::made(scratch.path(), "256");
+    let tree = mounted.at.join("tree");
+    fs::create_dir(&tree).expect("a directory");
+    file(tree.join("f"), "good, good, good");
+    let cache = lying_cache(&tree);
+    assert!(uses_cache(&tree, &cache, b"f"));
+    let before = digest(&tree);
+    let (image, at) = (mounted.image.clone(), mounted.at.clone());
+    drop(mounted);
+    let bytes = fs::read(&image).expect("the image");
+    let place = bytes
+        .windows(4)
+        .position(|four| four == b"good")
+        .expect("it is there");
+    let writer = OpenOptions::new()
+        .write(true)
+        .open(&image)
+        .expect("the image");
+    std::os::unix::fs::FileExt::write_all_at(&writer, b"evil", place as u64).expect("a write");
+    let _mounted = Mounted::again(image, at);
+    assert_eq!(cached_digest(&tree, &cache), digest(&tree));
+    assert_ne!(digest(&tree), before);
+}

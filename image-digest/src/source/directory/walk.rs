@@ -16,10 +16,10 @@ use rustix::fs::{
 };
 use rustix::io::{Errno, read};
 
-use super::stamp::Stamp;
+use super::stamp::{Stamp, settled};
 use super::work::Work;
 use super::{DirectoryError, Kind, Moment, trusted_are_seen};
-use crate::cache::{Cache, Known, Writers};
+use crate::cache::{Cache, Known, Volume, Writers};
 use crate::limits::Budget;
 use crate::path::{PATH_MAX, PathError};
 use crate::source::Options;
@@ -158,7 +158,7 @@ struct Walk<'a> {
     overlay: Option<OverlayAttributes>,
     budget: &'a Budget,
     options: &'a Options<'a>,
-    cache: Option<(&'a Cache, Writers)>,
+    cache: Option<(&'a Cache, Volume, Writers)>,
     /// For tests.
     moment: Option<&'a (dyn Fn(Moment<'_>) + Sync)>,
 }
@@ -184,7 +184,8 @@ pub(super) fn walk<T>(
     };
     let cache = options.cache.and_then(|cache| {
         let writers = Writers::of_file_system(root)?;
-        Some((cache, writers))
+        let stamp = Stamp::of(root, c"").ok()?;
+        Some((cache, Volume::of(stamp.device, stamp.mount)?, writers))
     });
     let walk = Walk {
         root,
@@ -254,12 +255,7 @@ impl Walk<'_> {
         let directory = self
             .open(self.root, &path, OFlags::DIRECTORY)
             .map_err(|error| opened(&path, error))?;
-        let mut stamp = Stamp::of(directory.as_fd(), c"")
-            .map_err(|error| DirectoryError::read(&path, error))?;
-        if stamp.settle() {
-            stamp = Stamp::of(directory.as_fd(), c"")
-                .map_err(|error| DirectoryError::read(&path, error))?;
-        }
+        let stamp = self.settled(|| path.clone(), directory.as_fd())?;
         if let Some(seen) = seen {
             same_inode(&path, &seen, &stamp)?;
         }
@@ -399,16 +395,12 @@ impl Walk<'_> {
 
     /// Opens a file that will not change unseen.
     fn open_file(&self, at: Place<'_>) -> Done<(OwnedFd, Stamp)> {
-        let failed = |error| DirectoryError::read(&at.path(), error);
         let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
         let file = self.open(at.within, at.name.to_bytes(), flags);
         let file = file.map_err(|error| at.lost(error))?;
-        let mut stamp = Stamp::of(file.as_fd(), c"").map_err(failed)?;
+        let stamp = self.settled(|| at.path(), file.as_fd())?;
         if FileType::from_raw_mode(stamp.mode) != FileType::RegularFile {
             return Err(changed(&at.path(), "it is of another type"));
-        }
-        if stamp.settle() {
-            stamp = Stamp::of(file.as_fd(), c"").map_err(failed)?;
         }
         if self.moment.is_some() {
             self.moment(Moment::Opened(&at.path()));
@@ -416,10 +408,17 @@ impl Walk<'_> {
         Ok((file, stamp))
     }
 
+    /// A stamp of what is open, after which no change can hide.
+    fn settled(&self, path: impl Fn() -> Vec<u8>, open: BorrowedFd<'_>) -> Done<Stamp> {
+        let stamp = settled(|| Stamp::of(open, c""));
+        let stamp = stamp.map_err(|error| DirectoryError::read(&path(), error))?;
+        stamp.ok_or_else(|| changed(&path(), "it is changed all the time"))
+    }
+
     /// What the cache knows of a file.
     fn known_file(&self, hands: &mut Hands, stamp: &Stamp) -> Option<Told> {
-        let (cache, _) = self.cache?;
-        let known = cache.get(&stamp.key())?;
+        let (cache, volume, _) = self.cache?;
+        let known = cache.get(&stamp.key(volume))?;
         self.options.progress.advance(stamp.size);
         if let Some(format) = known.format {
             hands.formats.insert(known.digest, format);
@@ -444,9 +443,9 @@ impl Walk<'_> {
         }
         let quiet = self
             .cache
-            .filter(|(_, writers)| writers.are_none(file.as_fd()));
+            .filter(|(.., writers)| writers.are_none(file.as_fd()));
         let content = self.content(hands, at, file, stamp.size)?;
-        if let Some((cache, writers)) = quiet
+        if let Some((cache, volume, writers)) = quiet
             && writers.are_none(file.as_fd())
         {
             let known = Known {
@@ -454,7 +453,7 @@ impl Walk<'_> {
                 format: content.format.clone(),
                 capability: found.capability.clone(),
             };
-            cache.put(stamp.key(), known);
+            cache.put(stamp.key(volume), known);
         }
         found.content = Some(content.digest);
         if let Some(format) = content.format {
