@@ -279,16 +279,7 @@ impl Container {
         let home = home(told.upper.as_deref(), &here);
         let upper = told.upper.as_deref();
         let upper = upper.map(|path| whole(path, home.as_deref())).transpose()?;
-        let mut lower = Vec::with_capacity(told.lower.len());
-        for path in &told.lower {
-            lower.push(lower_directory(path, home.as_deref())?);
-        }
-        if let (Some(home), Some(upper), true) = (&home, &upper, lower.len() > 1)
-            && is_init_layer(home, upper, lower.first())?
-        {
-            lower.remove(0);
-        }
-        lower.reverse();
+        let lower = open_all(&told.lower, upper.as_deref(), home.as_deref())?;
         let layer = upper.as_deref().and_then(Path::parent);
         let layer = layer.and_then(Path::file_name).and_then(OsStr::to_str);
         let published = match home.as_deref().zip(layer) {
@@ -305,6 +296,22 @@ impl Container {
             published,
         })
     }
+}
+
+/// Opens the lower directories, told the top one first, for the bottom one first.
+fn open_all(
+    told: &[Vec<u8>],
+    upper: Option<&Path>,
+    home: Option<&Path>,
+) -> Result<Vec<Lower>, ContainerError> {
+    let open = |path: &Vec<u8>| lower_directory(path, home);
+    let mut lower: Vec<_> = told.iter().rev().map(open).collect::<Result<_, _>>()?;
+    if let (Some(home), Some(upper), [_, .., top]) = (home, upper, &lower[..])
+        && is_init_layer(home, upper, top)?
+    {
+        lower.pop();
+    }
+    Ok(lower)
 }
 
 /// The path of a mount point from the container's root; none for the root itself and for what is beside it.
@@ -388,8 +395,8 @@ fn lower_directory(path: &[u8], home: Option<&Path>) -> Result<Lower, ContainerE
 }
 
 /// Whether the top lower directory is docker's own, in which it makes mount points: `<id>-init/diff` beside `<id>/diff`.
-fn is_init_layer(home: &Path, upper: &Path, top: Option<&Lower>) -> Result<bool, ContainerError> {
-    let Some((top, id)) = top.zip(upper.parent().and_then(Path::file_name)) else {
+fn is_init_layer(home: &Path, upper: &Path, top: &Lower) -> Result<bool, ContainerError> {
+    let Some(id) = upper.parent().and_then(Path::file_name) else {
         return Ok(false);
     };
     let mut name = id.to_owned();

@@ -7,17 +7,13 @@
 
 use std::collections::HashSet;
 use std::fmt;
-use std::fs::File;
-use std::io::{self, Read as _};
+use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
 use oci_spec::image::{ImageConfiguration, ImageManifest};
 use rustix::fs::{AtFlags, fstat, statat};
 use rustix::io::Errno;
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use crate::source::directory::{DirectoryError, OverlayAttributes};
@@ -26,11 +22,13 @@ use crate::source::{Options, directory, overlay};
 use crate::{ContentDigest, Image, Published};
 
 mod config;
+mod documents;
 mod names;
 
-/// Of one document.
-const LARGEST: u64 = 64 << 20;
-const DIGITS: usize = 64;
+use documents::{
+    ContainerRecord, Id, ImageRecord, LARGEST, LayerRecord, big_data_file, bounded, document,
+    expect_digest, is_id_prefix, list, present, root_of,
+};
 
 /// Why an image of a store cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -148,56 +146,6 @@ struct Root {
     driver: Driver,
 }
 
-/// An id that can be a file's name.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Deserialize)]
-#[serde(try_from = "String")]
-struct Id(String);
-
-/// One of `images.json` (containers/storage, `images.go`).
-#[derive(Debug, Clone, Deserialize)]
-struct ImageRecord {
-    id: Id,
-    digest: Option<String>,
-    #[serde(default)]
-    names: Option<Vec<String>>,
-    /// Its top layer; an image without files has none.
-    layer: Option<String>,
-    #[serde(default, rename = "mapped-layers")]
-    mapped_layers: Option<Vec<Id>>,
-    #[serde(default, rename = "big-data-digests")]
-    digests: Option<std::collections::BTreeMap<String, String>>,
-}
-
-/// One of `layers.json` (`layers.go`).
-#[derive(Debug, Clone, Deserialize)]
-struct LayerRecord {
-    id: Id,
-    parent: Option<String>,
-    #[serde(default, rename = "uidmap")]
-    users: Option<Vec<IdRange>>,
-    #[serde(default, rename = "gidmap")]
-    groups: Option<Vec<IdRange>>,
-    #[serde(default)]
-    flags: Option<serde_json::Map<String, serde_json::Value>>,
-}
-
-/// Ids of a container and of the host.
-#[derive(Debug, Clone, Copy, Deserialize)]
-struct IdRange {
-    container_id: u32,
-    host_id: u32,
-}
-
-/// One of `containers.json` (`containers.go`).
-#[derive(Debug, Clone, Deserialize)]
-struct ContainerRecord {
-    id: Id,
-    #[serde(default)]
-    names: Option<Vec<String>>,
-    image: Option<String>,
-    layer: Id,
-}
-
 /// A container that the store knows, running or not.
 #[derive(Debug)]
 pub(crate) struct Known {
@@ -257,29 +205,7 @@ impl Store {
         let Some(root) = self.roots.first() else {
             return Err(self.unknown("container", name));
         };
-        let mut found: Vec<ContainerRecord> = Vec::new();
-        for container in root.containers(self.run_root.as_deref())? {
-            let names = container.names.as_deref().unwrap_or_default();
-            let exact = container.id.0 == name || names.iter().any(|known| known == name);
-            if exact {
-                found = vec![container];
-                break;
-            }
-            if is_id_prefix(name) && container.id.0.starts_with(name) {
-                found.push(container);
-            }
-        }
-        let container = match found.len() {
-            0 => return Err(self.unknown("container", name)),
-            1 => found.remove(0),
-            _ => {
-                let candidates = found.into_iter().map(|one| one.id.0).collect();
-                return Err(StorageError::Ambiguous {
-                    name: name.to_owned(),
-                    candidates,
-                });
-            }
-        };
+        let container = self.container_record(root, name)?;
         if root.driver == Driver::Vfs {
             return Err(StorageError::NoStore(format!(
                 "container {} has a copy of all its image's files (driver vfs), which do not stand apart from its own; \
@@ -313,6 +239,32 @@ impl Store {
             },
             id: container.id.0,
         })
+    }
+
+    fn container_record(&self, root: &Root, name: &str) -> Result<ContainerRecord, StorageError> {
+        let mut found: Vec<ContainerRecord> = Vec::new();
+        for container in root.containers(self.run_root.as_deref())? {
+            let names = container.names.as_deref().unwrap_or_default();
+            let exact = container.id.0 == name || names.iter().any(|known| known == name);
+            if exact {
+                found = vec![container];
+                break;
+            }
+            if is_id_prefix(name) && container.id.0.starts_with(name) {
+                found.push(container);
+            }
+        }
+        match found.len() {
+            0 => Err(self.unknown("container", name)),
+            1 => Ok(found.remove(0)),
+            _ => {
+                let candidates = found.into_iter().map(|one| one.id.0).collect();
+                Err(StorageError::Ambiguous {
+                    name: name.to_owned(),
+                    candidates,
+                })
+            }
+        }
     }
 
     /// What the publisher said of the image below the layer of a container, found by the driver's directory: the store
@@ -617,117 +569,6 @@ impl fmt::Display for Root {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}@{}", self.driver_name(), self.path.display())
     }
-}
-
-impl Id {
-    fn checked(text: &str, file: &Path) -> Result<Self, StorageError> {
-        Self::try_from(text.to_owned()).map_err(|reason| StorageError::Document {
-            path: file.to_owned(),
-            reason,
-        })
-    }
-}
-
-impl TryFrom<String> for Id {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        if text.len() == DIGITS && is_id_prefix(&text) {
-            return Ok(Self(text));
-        }
-        let shown: String = text.escape_default().take(100).collect();
-        Err(format!("\"{shown}\" is no id of {DIGITS} digits"))
-    }
-}
-
-impl fmt::Display for Id {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-/// Hexadecimal digits in lower case, at least one.
-fn is_id_prefix(text: &str) -> bool {
-    let digit = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
-    !text.is_empty() && text.len() <= DIGITS && text.bytes().all(digit)
-}
-
-/// The name of a file with such data (`makeBigDataBaseName` of containers/storage): plain if it is all lower case letters,
-/// digits and dots, else base64.
-fn big_data_file(name: &str) -> String {
-    let plain = |byte: u8| matches!(byte, b'.' | b'0'..=b'9' | b'a'..=b'z');
-    if name.bytes().all(plain) {
-        return name.to_owned();
-    }
-    format!("={}", BASE64.encode(name))
-}
-
-fn expect_digest(path: &Path, found: &str, said: [Option<&String>; 2]) -> Result<(), StorageError> {
-    match said
-        .into_iter()
-        .flatten()
-        .find(|said| !said.is_empty() && *said != found)
-    {
-        None => Ok(()),
-        Some(expected) => Err(StorageError::Digest {
-            path: path.to_owned(),
-            found: found.to_owned(),
-            expected: expected.escape_default().take(100).collect(),
-        }),
-    }
-}
-
-/// A list that need not be there.
-fn list<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>, StorageError> {
-    match bounded(path)? {
-        // The store writes "null" for a list without anything in it.
-        Some(bytes) if !bytes.is_empty() => {
-            document::<Option<Vec<T>>>(path, &bytes).map(Option::unwrap_or_default)
-        }
-        _ => Ok(Vec::new()),
-    }
-}
-
-fn document<T: DeserializeOwned>(path: &Path, bytes: &[u8]) -> Result<T, StorageError> {
-    serde_json::from_slice(bytes).map_err(|error| StorageError::Document {
-        path: path.to_owned(),
-        reason: error.to_string().escape_default().take(300).collect(),
-    })
-}
-
-fn present(path: &Path) -> Result<Vec<u8>, StorageError> {
-    bounded(path)?.ok_or_else(|| StorageError::Io {
-        path: path.to_owned(),
-        reason: io::ErrorKind::NotFound.into(),
-    })
-}
-
-/// All of a file, if it is there.
-fn bounded(path: &Path) -> Result<Option<Vec<u8>>, StorageError> {
-    let failed = |reason| StorageError::Io {
-        path: path.to_owned(),
-        reason,
-    };
-    let file = match File::open(path) {
-        Ok(file) => file,
-        Err(reason) if reason.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(reason) => return Err(failed(reason)),
-    };
-    let mut bytes = Vec::new();
-    file.take(LARGEST + 1)
-        .read_to_end(&mut bytes)
-        .map_err(failed)?;
-    if bytes.len() as u64 > LARGEST {
-        return Err(StorageError::TooLarge(path.to_owned()));
-    }
-    Ok(Some(bytes))
-}
-
-/// What the host calls the container's 0.
-fn root_of(map: Option<&[IdRange]>) -> u32 {
-    let ranges = map.unwrap_or_default();
-    let first = ranges.iter().find(|range| range.container_id == 0);
-    first.map_or(0, |range| range.host_id)
 }
 
 /// `l/NAME`, as the driver names its links.

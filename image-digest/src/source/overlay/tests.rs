@@ -374,7 +374,7 @@ fn collect(root: &Path, directory: &Path, tree: &mut Tree) {
 fn of_any_layers_the_kernel_and_this_crate_see_the_same() {
     let layers = ["l0", "l1", "l2", "l3"];
     let mut random = Random(0x9E37_79B9_7F4A_7C15);
-    for round in 0..300 {
+    for round in 0..150 {
         let rig = Rig::new(&layers);
         for layer in layers {
             for _ in 0..random.below(14) {

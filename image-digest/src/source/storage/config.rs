@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::{Driver, Root, StorageError, Store, bounded};
+use super::documents::bounded;
+use super::{Driver, Root, StorageError, Store};
 
 const SYSTEM: [&str; 2] = [
     "/etc/containers/storage.conf",

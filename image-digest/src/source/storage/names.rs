@@ -4,7 +4,8 @@
 //! As podman understands names, but for one thing: where podman takes the first of several registries that fits
 //! a short name, here more than one image is an error, since which one it is would depend on the host's configuration.
 
-use super::{ImageRecord, StorageError, is_id_prefix};
+use super::StorageError;
+use super::documents::{DIGITS, ImageRecord, is_id_prefix};
 
 const DOCKER: &str = "docker.io";
 
@@ -28,7 +29,7 @@ pub(super) fn find(text: &str, images: &[ImageRecord]) -> Result<Option<usize>, 
     };
     let named = by(&|image| known_names(image).any(|name| name == text));
     let found = match parse(text) {
-        _ if is_id_prefix(id) && id.len() == super::DIGITS => by(&|image| image.id.0 == id),
+        _ if is_id_prefix(id) && id.len() == DIGITS => by(&|image| image.id.0 == id),
         _ if !named.is_empty() => named,
         Some(name) => {
             let mut found = by(&|image| is_named(&name, image));
@@ -131,7 +132,7 @@ fn parse(text: &str) -> Option<Name<'_>> {
     let digest_is_one = digest.is_none_or(|digest| {
         digest
             .strip_prefix("sha256:")
-            .is_some_and(|digits| digits.len() == super::DIGITS && is_id_prefix(digits))
+            .is_some_and(|digits| digits.len() == DIGITS && is_id_prefix(digits))
     });
     let part = |byte: u8| byte.is_ascii_alphanumeric() || b"._-/:".contains(&byte);
     let well_formed = !repository.is_empty()

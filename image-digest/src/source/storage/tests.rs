@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Stores in the making. These make attributes `trusted.*` and device nodes: they run as root.
 
+use std::fs::File;
 use std::num::NonZero;
 use std::os::unix::fs::symlink;
 
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use serde_json::{Value, json};
 
+use super::documents::DIGITS;
 use super::*;
 use crate::{Limits, Progress};
 
