@@ -310,8 +310,8 @@ impl Walk<'_> {
         self.budget.spend_entries(1, length as u64)?;
         // Most entries are files, and are told by what is open, unless a cache may know them. Some file systems
         // do not say what is one.
-        let is_known = self.cache.is_some() && self.overlay.is_none();
-        if kind == FileType::RegularFile && !is_known {
+        let may_be_known = self.cache.is_some() && self.overlay.is_none();
+        if kind == FileType::RegularFile && !may_be_known {
             return self.listed_file(work, hands, at);
         }
         let stamp = Stamp::of(at.within, at.name).map_err(|error| at.lost(error))?;
@@ -326,13 +326,16 @@ impl Walk<'_> {
                 });
                 None
             }
-            FileType::RegularFile => match self.known_file(hands, &stamp).filter(|_| is_known) {
-                Some(found) => {
-                    self.options.progress.expect(stamp.size);
-                    Some(found)
+            FileType::RegularFile => {
+                let known = may_be_known
+                    .then(|| self.known_file(hands, &stamp))
+                    .flatten();
+                if known.is_none() {
+                    return self.listed_file(work, hands, at);
                 }
-                None => return self.listed_file(work, hands, at),
-            },
+                self.options.progress.expect(stamp.size);
+                known
+            }
             FileType::Symlink => {
                 let target = readlinkat(at.within, at.name, Vec::new());
                 let target = target.map_err(|error| at.lost(error))?;
