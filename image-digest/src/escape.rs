@@ -2,7 +2,7 @@
 //! Bytes as text that every terminal and every JSON parser takes: printable ASCII as it is, all other bytes and the
 //! backslash as `\xNN`. Each string of bytes has one such text.
 
-use std::fmt::Write as _;
+use std::fmt::{Display, Write as _};
 
 /// The text of these bytes.
 #[must_use]
@@ -41,9 +41,49 @@ pub fn unescaped(text: &str) -> Option<Vec<u8>> {
     (escaped(&bytes) == text).then_some(bytes)
 }
 
+/// JSON that says the same in printable ASCII alone, so that a terminal shows it and obeys none of it: what is not stands in
+/// strings, where every character may be written as `\uXXXX` (RFC 8259, section 7).
+#[must_use]
+pub fn ascii_json(json: &str) -> String {
+    let mut ascii = String::with_capacity(json.len());
+    for char in json.chars() {
+        if char.is_ascii() && char != '\x7f' {
+            ascii.push(char);
+            continue;
+        }
+        for unit in char.encode_utf16(&mut [0; 2]) {
+            // Writing to a string does not fail.
+            _ = write!(ascii, "\\u{unit:04x}");
+        }
+    }
+    ascii
+}
+
+/// What another says of bytes from outside, for an error: printable, and not longer than a sentence. Parsers quote
+/// names that they do not know as they stand.
+pub(crate) fn shown(said: impl Display) -> String {
+    said.to_string().escape_default().take(300).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn json_in_ascii_says_the_same() {
+        let all: String = ('\0'..='\u{800}')
+            .chain(['\u{202e}', '𝄞', '\u{10ffff}'])
+            .collect();
+        let json = serde_json::to_string_pretty(&[&all, "\"\\"]).expect("JSON");
+        let ascii = ascii_json(&json);
+        assert!(
+            ascii
+                .bytes()
+                .all(|byte| matches!(byte, b' '..=b'~' | b'\n'))
+        );
+        let read: Vec<String> = serde_json::from_str(&ascii).expect("JSON");
+        assert_eq!(read, [&all, "\"\\"]);
+    }
 
     #[test]
     fn bytes_have_one_text_and_texts_one_meaning() {

@@ -42,7 +42,7 @@ mod tree;
 pub use cache::{Cache, CacheError};
 pub use content::{Content, ContentHash, Format, Formats};
 pub use digest::{ContentDigest, DigestError, ImageDigest};
-pub use escape::{escaped, unescaped};
+pub use escape::{ascii_json, escaped, unescaped};
 pub use image::{Image, Published};
 pub use layer::{Layer, LayerError, LayerSize};
 pub use limits::{LimitError, Limits};

@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Every entry of an image as a line of JSON, and the image again from those lines. SPEC.md has the format;
-//! what is read is checked to be what would be written.
+//! Every entry of an image as a line of JSON, and the image again from those lines. SPEC.md, "Manifest", has
+//! every byte; what is read is checked to be what would be written, so that an image has one manifest.
+//!
+//! Owns the format and streams it. Opens no file, and knows nothing of what is in files: see [`crate::reference`].
 
 use std::io::{self, BufRead, Read as _, Write};
 
 use serde::{Deserialize, Serialize};
 
+use crate::escape::shown;
 use crate::limits::Budget;
 use crate::{
     ContentDigest, Device, ImageDigest, LimitError, Limits, Meta, Node, Tree, TreeError, escaped,
@@ -13,7 +16,8 @@ use crate::{
 };
 
 const VERSION: u32 = 1;
-/// A path and a target of 4,095 bytes, each five in JSON, and an attribute of 64 KiB in hexadecimal.
+/// A path and a target of 4,095 bytes, each five in JSON (`\\xNN`), an attribute of 64 KiB in hexadecimal, and
+/// 300 bytes of keys and numbers: 172,322. The next power of two.
 const MAX_LINE: u64 = 256 << 10;
 
 /// Why lines are no manifest.
@@ -35,7 +39,7 @@ pub enum ManifestError {
     #[error("line {0} is cut")]
     Cut(u64),
     /// No JSON, or not that of an entry.
-    #[error("line {line} is no entry: {source}")]
+    #[error("line {line} is no entry: {}", shown(source))]
     Json {
         /// From 1.
         line: u64,
@@ -151,7 +155,7 @@ pub fn read(mut reader: impl BufRead, limits: Limits) -> Result<Tree, ManifestEr
     }
     let header: Header = serde_json::from_slice(&text).map_err(|_| ManifestError::Header)?;
     let said: ImageDigest = header.image.parse().map_err(|_| ManifestError::Header)?;
-    if header.version != VERSION {
+    if header.version != VERSION || !is_written(&header, &text) {
         return Err(ManifestError::Header);
     }
     let mut tree = Tree::default();
@@ -161,12 +165,21 @@ pub fn read(mut reader: impl BufRead, limits: Limits) -> Result<Tree, ManifestEr
             serde_json::from_slice(&text).map_err(|source| ManifestError::Json { line, source })?;
         let wrong = |what| ManifestError::Entry {
             line,
-            path: entry.path.escape_default().to_string(),
+            path: shown(&entry.path),
             what,
         };
         let path =
             unescaped(&entry.path).ok_or_else(|| wrong("its path is not written as bytes are"))?;
+        if path
+            .split(|byte| *byte == b'/')
+            .any(|name| matches!(name, b"" | b"."))
+        {
+            return Err(wrong("its path is not names with a \"/\" between them"));
+        }
         let node = entry.node().map_err(wrong)?;
+        if !is_written(&entry, &text) {
+            return Err(wrong("it is spelled in another way than a manifest is"));
+        }
         budget.spend_entries(1, path.len() as u64)?;
         if tree.is_before_last(&path) {
             return Err(wrong("it is not in order"));
@@ -180,6 +193,11 @@ pub fn read(mut reader: impl BufRead, limits: Limits) -> Result<Tree, ManifestEr
         return Err(ManifestError::Digest { said, found });
     }
     Ok(tree)
+}
+
+/// Whether a line is as it would be written: JSON has many spellings of one value.
+fn is_written(value: &impl Serialize, line: &[u8]) -> bool {
+    serde_json::to_vec(value).is_ok_and(|written| written == line)
 }
 
 /// Reads a line without its end; false: there is none.
