@@ -62,7 +62,16 @@ pub fn ascii_json(json: &str) -> String {
 /// What another says of bytes from outside, for an error: printable, and not longer than a sentence. Parsers quote
 /// names that they do not know as they stand.
 pub(crate) fn shown(said: impl Display) -> String {
-    said.to_string().escape_default().take(300).collect()
+    let said = said.to_string();
+    let mut text = String::new();
+    for char in said.chars() {
+        match char {
+            _ if text.len() > 300 => return text + "...",
+            ' '..='~' => text.push(char),
+            _ => text.extend(char.escape_default()),
+        }
+    }
+    text
 }
 
 #[cfg(test)]

@@ -52,6 +52,9 @@ pub enum DiffError {
     /// See [`ImageError`].
     #[error(transparent)]
     Image(#[from] ImageError),
+    /// One input for two.
+    #[error("standard input has one manifest, and not both images: name a file for the other")]
+    BothFromStdin,
     /// The output failed.
     #[error("cannot write to standard output: {0}")]
     Write(#[source] io::Error),
@@ -62,9 +65,11 @@ pub enum DiffError {
 /// # Errors
 /// See [`DiffError`].
 pub fn run(args: &DiffArgs) -> Result<Outcome, DiffError> {
-    let first = args.how.read(&args.first)?.tree;
-    let second = args.how.read(&args.second)?.tree;
-    let differences = diff(&first, &second);
+    if args.first.is_stdin() && args.second.is_stdin() {
+        return Err(DiffError::BothFromStdin);
+    }
+    let [first, second] = args.how.read_all([&args.first, &args.second])?;
+    let differences = diff(&first.tree, &second.tree);
     let stdout = io::stdout().lock();
     let paint = Paint::when(stdout.is_terminal());
     let mut out = BufWriter::new(stdout);

@@ -2,17 +2,16 @@
 //! `cima digest`: the digest of an image, wherever it is, and its manifest.
 
 use std::{
-    fs::File,
     io::{self, BufWriter, Write as _},
-    path::{Path, PathBuf},
+    path::PathBuf,
 };
 
 use clap::Args;
-use image_digest::{ImageDigest, Node, Published, manifest};
+use image_digest::{ImageDigest, Node, Published, ascii_json, manifest};
 use serde::Serialize;
 
 use super::{
-    image::{ImageArgs, ImageError, Named, SOURCES},
+    image::{ImageArgs, ImageError, Named, SOURCES, write_file},
     unless_broken_pipe,
 };
 use crate::exit::Outcome;
@@ -55,6 +54,11 @@ pub enum DigestError {
     /// See [`ImageError`].
     #[error(transparent)]
     Image(#[from] ImageError),
+    /// Two things for one place.
+    #[error(
+        "--json and --manifest - would both go to standard output: name a file for the manifest"
+    )]
+    Both,
     /// The output failed.
     #[error("cannot write to {to}: {source}")]
     Write {
@@ -83,12 +87,15 @@ struct Report<'a> {
 /// # Errors
 /// See [`DigestError`].
 pub fn run(args: &DigestArgs) -> Result<Outcome, DigestError> {
-    let image = args.how.read(&args.source)?;
-    let digest = image.tree.digest();
     let to_stdout = args
         .manifest
         .as_deref()
         .is_some_and(|path| path.as_os_str() == "-");
+    if to_stdout && args.json {
+        return Err(DigestError::Both);
+    }
+    let image = args.how.read(&args.source)?;
+    let digest = image.tree.digest();
     let written = match &args.manifest {
         None => Ok(()),
         Some(_) if to_stdout => {
@@ -96,7 +103,7 @@ pub fn run(args: &DigestArgs) -> Result<Outcome, DigestError> {
             manifest::write(&image.tree, &mut stdout).and_then(|()| stdout.flush())
         }
         Some(path) => {
-            replace(path, |file| manifest::write(&image.tree, file)).map_err(|source| {
+            write_file(path, |file| manifest::write(&image.tree, file)).map_err(|source| {
                 DigestError::Write {
                     to: path.display().to_string(),
                     source,
@@ -121,7 +128,7 @@ pub fn run(args: &DigestArgs) -> Result<Outcome, DigestError> {
             };
             serde_json::to_string(&report)
                 .map_err(io::Error::from)
-                .and_then(|report| writeln!(io::stdout(), "{report}"))
+                .and_then(|report| writeln!(io::stdout(), "{}", ascii_json(&report)))
         }
         Ok(()) => writeln!(io::stdout(), "{digest}  {}", args.source),
         Err(error) => Err(error),
@@ -137,26 +144,4 @@ pub fn run(args: &DigestArgs) -> Result<Outcome, DigestError> {
         }
         _ => Ok(Outcome::Good),
     }
-}
-
-/// Writes a file that is there whole or not at all.
-pub(super) fn replace(
-    path: &Path,
-    write: impl FnOnce(&mut BufWriter<&File>) -> io::Result<()>,
-) -> io::Result<()> {
-    let folder = match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
-    // As any new file: what is written is for others to read.
-    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o666);
-    let temporary = tempfile::Builder::new()
-        .permissions(mode)
-        .tempfile_in(folder)?;
-    let mut file = BufWriter::new(temporary.as_file());
-    write(&mut file)?;
-    file.flush()?;
-    drop(file);
-    temporary.persist(path).map_err(|error| error.error)?;
-    Ok(())
 }

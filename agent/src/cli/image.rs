@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Images for the commands that take them: what names one on the command line, how it is read, and
-//! the bar that shows how far the reading is. Called by `digest`, `diff` and `reference`.
+//! Images for the commands that take them: what names one on the command line, how it is read, the
+//! bar that shows how far the reading is, and how files are written. Called by `digest`, `diff` and `reference`.
 
 use std::{
     fmt,
-    fs::File,
-    io::{self, BufReader},
+    fs::{self, File},
+    io::{self, BufReader, BufWriter, Write},
     num::NonZero,
-    path::PathBuf,
+    path::{Path, PathBuf},
     str::FromStr,
     sync::atomic::{AtomicBool, Ordering},
     thread,
@@ -64,6 +64,12 @@ impl FromStr for Named {
     }
 }
 
+impl Named {
+    pub(super) fn is_stdin(&self) -> bool {
+        matches!(&self.place, Place::Manifest(path) if path.as_os_str() == "-")
+    }
+}
+
 impl fmt::Display for Named {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&image_digest::escaped(self.text.as_bytes()))
@@ -109,10 +115,10 @@ pub enum ImageError {
         source: io::Error,
     },
     /// One that is none.
-    #[error("{}: {source}", path.display())]
+    #[error("{of}: {source}")]
     Manifest {
         /// Which.
-        path: PathBuf,
+        of: String,
         /// What is wrong.
         #[source]
         source: ManifestError,
@@ -122,6 +128,32 @@ pub enum ImageError {
 impl ImageArgs {
     /// Reads an image. A manifest has its files, and nothing else is known of it.
     pub(super) fn read(&self, named: &Named) -> Result<Image, ImageError> {
+        let [image] = self.read_all([named])?;
+        Ok(image)
+    }
+
+    /// Reads images one after the other, with one cache: what is not used between load and save is forgotten.
+    pub(super) fn read_all<const N: usize>(
+        &self,
+        named: [&Named; N],
+    ) -> Result<[Image; N], ImageError> {
+        let from_disk = named
+            .iter()
+            .any(|one| matches!(one.place, Place::Source(_)));
+        let file = self.cache.as_deref().filter(|_| from_disk);
+        let cache = file.map(Cache::load).transpose()?;
+        let mut images = [const { None }; N];
+        for (image, named) in images.iter_mut().zip(named) {
+            *image = Some(self.read_one(named, cache.as_ref())?);
+        }
+        if let (Some(cache), Some(file)) = (&cache, file) {
+            cache.save(file)?;
+        }
+        // Each was read, or the loop ended with its error.
+        Ok(images.map(Option::unwrap_or_default))
+    }
+
+    fn read_one(&self, named: &Named, cache: Option<&Cache>) -> Result<Image, ImageError> {
         let limits = Limits {
             entries: self.max_entries,
             content_bytes: self.max_bytes.as_u64(),
@@ -131,20 +163,15 @@ impl ImageArgs {
             Place::Source(source) => source,
             Place::Manifest(path) => return read_manifest(path, limits),
         };
-        let cache = self.cache.as_deref().map(Cache::load).transpose()?;
         let progress = Progress::default();
         let options = Options {
             limits,
             platform: self.platform.clone(),
             threads: self.threads.unwrap_or_else(processors),
-            cache: cache.as_ref(),
+            cache,
             progress: &progress,
         };
-        let image = shown(&progress, || source::read(source, &options))?;
-        if let (Some(cache), Some(path)) = (&cache, &self.cache) {
-            cache.save(path)?;
-        }
-        Ok(image)
+        Ok(shown(&progress, || source::read(source, &options))?)
     }
 }
 
@@ -152,23 +179,20 @@ fn processors() -> NonZero<usize> {
     thread::available_parallelism().unwrap_or(NonZero::<usize>::MIN)
 }
 
-fn read_manifest(path: &PathBuf, limits: Limits) -> Result<Image, ImageError> {
-    let path = || path.to_owned();
-    let tree = if path().as_os_str() == "-" {
-        manifest::read(io::stdin().lock(), limits)
+fn read_manifest(path: &Path, limits: Limits) -> Result<Image, ImageError> {
+    let (of, tree) = if path.as_os_str() == "-" {
+        let tree = manifest::read(io::stdin().lock(), limits);
+        ("standard input".to_owned(), tree)
     } else {
-        let file = File::open(path()).map_err(|source| ImageError::Open {
-            path: path(),
+        let file = File::open(path).map_err(|source| ImageError::Open {
+            path: path.to_owned(),
             source,
         })?;
-        manifest::read(BufReader::new(file), limits)
+        let tree = manifest::read(BufReader::new(file), limits);
+        (path.display().to_string(), tree)
     };
-    let tree = tree.map_err(|source| ImageError::Manifest {
-        path: path(),
-        source,
-    })?;
     Ok(Image {
-        tree,
+        tree: tree.map_err(|source| ImageError::Manifest { of, source })?,
         ..Image::default()
     })
 }
@@ -193,11 +217,53 @@ fn shown<T: Send>(progress: &Progress, work: impl FnOnce() -> T + Send) -> T {
                 thread::park_timeout(Duration::from_millis(100));
             }
         });
-        let result = work();
-        done.store(true, Ordering::Relaxed);
-        drawing.thread().unpark();
-        result
+        // Also if the work panics: the scope waits for the bar.
+        let _end = End(&done, drawing.thread());
+        work()
     });
     bar.finish_and_clear();
     result
+}
+
+/// Ends the drawing of a bar when the work ends.
+struct End<'a>(&'a AtomicBool, &'a thread::Thread);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+        self.1.unpark();
+    }
+}
+
+/// Writes a file, which is then there whole or not at all. What is no regular file, a pipe or `/dev/null`, stays what it
+/// is and is written to; a symbolic link to a file stays, and that file is another.
+pub(super) fn write_file(
+    path: &Path,
+    write: impl FnOnce(&mut BufWriter<&File>) -> io::Result<()>,
+) -> io::Result<()> {
+    let place = match fs::metadata(path) {
+        Ok(there) if there.is_file() => fs::canonicalize(path)?,
+        Ok(_) => {
+            let file = File::options().write(true).open(path)?;
+            let mut file = BufWriter::new(&file);
+            return super::unless_broken_pipe(write(&mut file).and_then(|()| file.flush()));
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => path.to_owned(),
+        Err(error) => return Err(error),
+    };
+    let folder = match place.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    // As any new file: what is written is for others to read.
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o666);
+    let temporary = tempfile::Builder::new()
+        .permissions(mode)
+        .tempfile_in(folder)?;
+    let mut file = BufWriter::new(temporary.as_file());
+    write(&mut file)?;
+    file.flush()?;
+    drop(file);
+    temporary.persist(&place).map_err(|error| error.error)?;
+    Ok(())
 }

@@ -2,7 +2,7 @@
 //! `cima reference`: what a verifier needs to know of an image, and the annotation to publish with it.
 
 use std::{
-    io::{self, Write as _},
+    io::{self, BufWriter, Write as _},
     path::PathBuf,
 };
 
@@ -10,15 +10,14 @@ use clap::Args;
 use image_digest::reference::{ANNOTATION, Reference};
 
 use super::{
-    digest::replace,
-    image::{ImageArgs, ImageError, Named, Place, SOURCES},
+    image::{ImageArgs, ImageError, Named, Place, SOURCES, write_file},
     unless_broken_pipe,
 };
 use crate::exit::Outcome;
 
 /// Write the reference values of an image.
 ///
-/// A JSON document: the image's digest, the digests of its config and manifest, its labels and annotations, and every
+/// Always a JSON document: the image's digest, the digests of its config and manifest, its labels and annotations, and every
 /// file that can be mapped executable (ELF objects, files with an executable bit, interpreters of scripts)
 /// with its SHA-256.
 #[derive(Debug, Args)]
@@ -29,7 +28,8 @@ Examples:
   cima reference containers-storage:localhost/web:1 | jq -r '.executables[].path'
   buildah config --annotation \"$(cima reference --label oci:build/image:v1)\" CONTAINER
 
-The annotation is no part of the image's files: to publish it with the image does not change the digest.
+The annotation is no part of the image's files: to publish it with the image does not change the digest. It may be a
+label, too (buildah config --label): that changes the config and its digest, but no file.
 
 Exit codes: 0 written, 2 usage, or no image."))]
 pub struct ReferenceArgs {
@@ -77,29 +77,19 @@ pub fn run(args: &ReferenceArgs) -> Result<Outcome, WriteReferenceError> {
         return Err(WriteReferenceError::Manifest(args.source.to_string()));
     }
     let image = args.how.read(&args.source)?;
-    let text = if args.label {
-        format!("{ANNOTATION}={}\n", image.tree.digest())
-    } else {
-        let json = serde_json::to_string_pretty(&Reference::of(&image));
-        let json = json.map_err(|error| WriteReferenceError::Write {
-            to: "JSON".into(),
-            source: error.into(),
-        })?;
-        format!("{json}\n")
-    };
-    match &args.output {
-        Some(path) => replace(path, |file| file.write_all(text.as_bytes())).map_err(|source| {
-            WriteReferenceError::Write {
-                to: path.display().to_string(),
-                source,
-            }
-        })?,
-        None => unless_broken_pipe(io::stdout().write_all(text.as_bytes())).map_err(|source| {
-            WriteReferenceError::Write {
-                to: "standard output".into(),
-                source,
-            }
-        })?,
+    let failed = |to: String| move |source| WriteReferenceError::Write { to, source };
+    if let Some(path) = &args.output {
+        write_file(path, |file| Reference::of(&image).write(file))
+            .map_err(failed(path.display().to_string()))?;
+        return Ok(Outcome::Good);
     }
+    let mut stdout = BufWriter::new(io::stdout().lock());
+    let written = if args.label {
+        writeln!(stdout, "{ANNOTATION}={}", image.tree.digest())
+    } else {
+        Reference::of(&image).write(&mut stdout)
+    };
+    unless_broken_pipe(written.and_then(|()| stdout.flush()))
+        .map_err(failed("standard output".into()))?;
     Ok(Outcome::Good)
 }

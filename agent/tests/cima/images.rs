@@ -401,3 +401,186 @@ fn whoever_reads_a_part_of_it_is_content() {
     let ran = cima(["diff", &dir(empty.path()), &source]);
     assert!(ran.out.contains(r"+ \x1b[2J\xff"), "{}", ran.out);
 }
+
+#[test]
+fn what_is_no_regular_file_is_written_to_and_stays_what_it_is() {
+    let (tree, out) = (tree(), tempfile::tempdir().unwrap());
+    let source = dir(tree.path());
+    let text = fs::read(manifest(&tree, &out, "manifest")).unwrap();
+    let at = |name: &str| out.path().join(name).to_str().unwrap().to_owned();
+    let run = |program: &str, args: &[&str]| {
+        assert!(Command::new(program).args(args).status().unwrap().success());
+    };
+    run("mknod", &[&at("null"), "c", "1", "3"]);
+    run("mkfifo", &[&at("pipe")]);
+    fs::create_dir(at("folder")).unwrap();
+    fs::write(at("folder/file"), "before").unwrap();
+    symlink("folder/file", at("link")).unwrap();
+    let kind = |name: &str| fs::symlink_metadata(at(name)).unwrap().file_type();
+    let names = ["null", "pipe", "link"];
+    let before = names.map(kind);
+
+    for words in [["digest", "--manifest"], ["reference", "-o"]] {
+        let ran = cima([words[0], words[1], &at("null"), &source]);
+        assert_eq!((ran.code, ran.err.as_str()), (Some(0), ""));
+        cima([words[0], words[1], "/dev/full", &source]).refused(&["cannot write to /dev/full"]);
+        cima([words[0], words[1], &at("folder"), &source]).refused(&["folder", "Is a directory"]);
+        cima([words[0], words[1], &at("no/file"), &source]).refused(&["no/file", "No such file"]);
+    }
+    let reader = Command::new("cat")
+        .arg(at("pipe"))
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    for name in ["pipe", "link"] {
+        assert_eq!(
+            cima(["digest", "--manifest", &at(name), &source]).code,
+            Some(0)
+        );
+    }
+    assert_eq!(reader.wait_with_output().unwrap().stdout, text);
+    assert_eq!(fs::read(at("folder/file")).unwrap(), text);
+    assert_eq!(names.map(kind), before);
+    let left =
+        fs::read_dir(out.path()).unwrap().count() + fs::read_dir(at("folder")).unwrap().count();
+    assert_eq!(left, 6, "no temporary file is left");
+}
+
+#[test]
+fn what_cannot_go_together_is_refused_in_one_sentence() {
+    let (tree, out) = (tree(), tempfile::tempdir().unwrap());
+    let source = dir(tree.path());
+    cima(["digest", "--json", "--manifest", "-", &source]).refused(&["both go to standard output"]);
+    let file = manifest(&tree, &out, "manifest");
+    let text = fs::read(&file).unwrap();
+    let ran = cima_reading(["diff", "manifest:-", "manifest:-"], &text);
+    ran.refused(&["standard input has one manifest"]);
+    let ran = cima_reading(["diff", "manifest:-", &source], &text);
+    assert_eq!((ran.code, ran.out.as_str()), (Some(0), ""));
+    cima_reading(["digest", "manifest:-"], &text[..9]).refused(&["standard input: line 1 is cut"]);
+    cima(["reference", "--label", "-o", "x", &source]).refused_usage("cannot be used with");
+}
+
+#[test]
+fn a_manifest_has_one_spelling() {
+    let (tree, out) = (tree(), tempfile::tempdir().unwrap());
+    let text = fs::read_to_string(manifest(&tree, &out, "manifest")).unwrap();
+    for (from, to) in [
+        ("\"path\":\"data\"", "\"path\":\"/data\""),
+        ("\"path\":\"data\"", "\"path\":\"./data\""),
+        ("\"path\":\"data\"", "\"path\": \"data\""),
+        ("\"path\":\"data\"", "\"path\":\"d\\u0061ta\""),
+        ("\"size\":4", "\"size\":4,\"target\":null"),
+    ] {
+        let altered = text.replace(from, to);
+        assert_ne!(altered, text);
+        cima_reading(["digest", "manifest:-"], altered.as_bytes()).refused(&["line 3, \""]);
+    }
+}
+
+#[test]
+fn two_images_share_a_cache_and_neither_drops_what_is_of_the_other() {
+    let out = tempfile::tempdir().unwrap();
+    // Where digests are kept: /tmp may be a tmpfs. Where none are, every cache has the size of an empty one.
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let trees = ["first", "second", "third"].map(|name| {
+        let tree = tempfile::tempdir_in(target).unwrap();
+        if name != "third" {
+            fs::write(tree.path().join(name), name).unwrap();
+        }
+        tree
+    });
+    let [first, second, empty] = trees.each_ref().map(|tree| dir(tree.path()));
+    let size = |words: &[&str]| {
+        let file = out.path().join("cache");
+        let ran = cima(words.iter().chain(&["--cache", file.to_str().unwrap()]));
+        assert_ne!(ran.code, Some(2), "{}", ran.err);
+        let size = fs::metadata(&file).unwrap().len();
+        fs::remove_file(file).unwrap();
+        size
+    };
+    let none = size(&["digest", &empty]);
+    let one = size(&["digest", &first]) - none;
+    assert_eq!(size(&["diff", &first, &second]), none + 2 * one);
+    assert_eq!(size(&["diff", &first, &empty]), none + one);
+}
+
+#[test]
+fn nothing_of_an_image_or_a_manifest_is_obeyed_by_a_terminal() {
+    let (tree, out) = (tree(), tempfile::tempdir().unwrap());
+    let text = fs::read_to_string(manifest(&tree, &out, "manifest")).unwrap();
+    let odd = "\u{1b}[2J\u{9b}\u{202e}";
+    for altered in [
+        text.replace("\"size\":4", &format!("\"{odd}\":4")),
+        text.replace("\"size\":4", &format!("\"{}\":4", r"\u001b[2J\u009b")),
+        text.replace("\"symlink\"", &format!("\"{}\"", r"\n\u001b[2J")),
+        text.replace("\"path\":\"data\"", &format!("\"path\":\"{odd}\"")),
+    ] {
+        let ran = cima_reading(["digest", "manifest:-"], altered.as_bytes());
+        ran.refused(&["line "]);
+        assert!(
+            ran.err
+                .trim_end()
+                .bytes()
+                .all(|byte| matches!(byte, b' '..=b'~')),
+            "{:?}",
+            ran.err
+        );
+    }
+    // Labels are the publisher's, and JSON has every character of them.
+    let layout = layout(odd);
+    let source = format!("oci:{}", layout.path().display());
+    for words in [&["digest", "--json"][..], &["reference"]] {
+        let ran = cima(words.iter().chain(&[source.as_str()]));
+        assert_eq!((ran.code, ran.err.as_str()), (Some(0), ""));
+        let plain = |byte: &u8| matches!(byte, b' '..=b'~' | b'\n');
+        assert!(ran.bytes.iter().all(plain), "{:?}", ran.out);
+        let json = ran.json();
+        let labels = json.get("published").unwrap_or(&json);
+        assert_eq!(labels["labels"], json!({"label": odd}));
+        assert_eq!(labels["annotations"], json!({"annotation": odd}));
+    }
+}
+
+/// An OCI layout of one empty layer, whose publisher says this of it.
+fn layout(said: &str) -> TempDir {
+    let scratch = tempfile::tempdir().unwrap();
+    let blobs = scratch.path().join("blobs/sha256");
+    fs::create_dir_all(&blobs).unwrap();
+    let blob = |kind: &str, bytes: &[u8]| {
+        let digest = image_digest::ContentDigest::of(bytes).to_string();
+        fs::write(blobs.join(&digest[7..]), bytes).unwrap();
+        json!({"mediaType": format!("application/vnd.oci.image.{kind}"), "digest": digest, "size": bytes.len()})
+    };
+    let layer = blob("layer.v1.tar", &[0; 1024]);
+    let config = json!({
+        "os": "linux", "architecture": "amd64", "config": {"Labels": {"label": said}},
+        "rootfs": {"type": "layers", "diff_ids": [layer["digest"]]},
+    });
+    let manifest = json!({
+        "schemaVersion": 2, "config": blob("config.v1+json", config.to_string().as_bytes()), "layers": [layer],
+        "annotations": {"annotation": said},
+    });
+    let manifest = blob("manifest.v1+json", manifest.to_string().as_bytes());
+    let index = json!({"schemaVersion": 2, "manifests": [manifest]});
+    fs::write(scratch.path().join("index.json"), index.to_string()).unwrap();
+    fs::write(
+        scratch.path().join("oci-layout"),
+        r#"{"imageLayoutVersion":"1.0.0"}"#,
+    )
+    .unwrap();
+    scratch
+}
+
+#[test]
+fn help_has_examples_and_exit_codes() {
+    for command in ["digest", "diff", "reference"] {
+        let ran = cima([command, "--help"]);
+        assert_eq!((ran.code, ran.err.as_str()), (Some(0), ""));
+        for said in ["Sources:", "manifest:FILE", "Examples:", "Exit codes: 0 "] {
+            assert!(ran.out.contains(said), "{command}: {said}");
+        }
+        let ran = cima([command]);
+        ran.refused_usage("required arguments");
+    }
+}

@@ -11,6 +11,7 @@ use serde::de::DeserializeOwned;
 use super::checked::{Checked, CheckedError, Expected};
 use super::files::{Files, FilesError};
 use crate::Published;
+use crate::escape::shown;
 
 /// The image specification asks registries for 4 MiB (OCI distribution specification, pushing manifests).
 const MAX_DOCUMENT: u64 = 4 << 20;
@@ -43,7 +44,7 @@ pub enum DocumentError {
     #[error("\"{0}\" is longer than {MAX_DOCUMENT} bytes, which no document of an image is")]
     Long(String),
     /// No JSON, or not that of such a document.
-    #[error("\"{name}\" is not what it should be: {source}")]
+    #[error("\"{name}\" is not what it should be: {}", shown(source))]
     Json {
         /// Which.
         name: String,
@@ -148,4 +149,33 @@ pub(crate) fn list(names: &[String]) -> String {
     }
     let names = names.iter().map(|name| name.escape_default().to_string());
     names.collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use oci_spec::image::ImageIndex;
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_a_parser_quotes_of_a_document_is_printable() {
+        let odd = "\u{1b}[2J\u{9b}";
+        for (key, value) in [
+            ("digest", json!(format!("{odd}:00"))),
+            ("size", json!(odd)),
+            ("platform", json!({"os": odd, "architecture": 1})),
+        ] {
+            let mut entry = json!({"mediaType": "x", "digest": "sha256:00", "size": 1});
+            entry[key] = value;
+            let index = json!({"schemaVersion": 2, "manifests": [entry]}).to_string();
+            let error = parse::<ImageIndex>("index.json", index.as_bytes()).err();
+            let error = error.map(|error| error.to_string()).unwrap_or_default();
+            assert!(error.starts_with("\"index.json\" is not what"), "{error}");
+            assert!(
+                error.bytes().all(|byte| matches!(byte, b' '..=b'~')),
+                "{error:?}"
+            );
+        }
+    }
 }
