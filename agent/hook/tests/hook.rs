@@ -384,3 +384,23 @@ fn a_wrong_argument_blocks_unless_the_container_is_gone_or_may_start_unmeasured(
         assert_eq!(output.status.code(), Some(code), "{args:?}");
     }
 }
+
+/// How long a container waits for the hook beyond what cimad does: `cargo test --release -p cima-hook -- --ignored --nocapture`.
+#[test]
+#[ignore = "a figure for docs/HOOK.md, of a machine that does nothing else"]
+fn the_hook_takes_less_than_twenty_milliseconds() {
+    let Some(socket) = Socket::served(Fake::Allows) else {
+        return;
+    };
+    let mut took: Vec<Duration> = (0..300)
+        .map(|_| {
+            let begin = Instant::now();
+            assert_eq!(run(&socket.path, &[], CREATING.as_bytes()).0, Some(0));
+            begin.elapsed()
+        })
+        .collect();
+    took.sort();
+    let (median, late) = (took[150], took[285]);
+    println!("cima-hook: median {median:?}, 95 % within {late:?}");
+    assert!(median < Duration::from_millis(20), "{median:?}");
+}

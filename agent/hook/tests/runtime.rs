@@ -8,6 +8,7 @@ use std::{
     os::unix::fs::{PermissionsExt as _, symlink},
     path::{Path, PathBuf},
     process::{Command, Output},
+    time::{Duration, Instant},
 };
 
 use tempfile::TempDir;
@@ -221,4 +222,35 @@ fn without_a_usable_configuration_nothing_runs() {
         &node.run(&["create", "-b", "bundle", "c1"]),
         "is cima-runtime itself",
     );
+}
+
+/// What the wrapper adds before the real runtime starts, with a configuration as docker writes it (40 KiB here).
+#[test]
+#[ignore = "a figure for docs/HOOK.md, of a machine that does nothing else"]
+fn the_runtime_takes_less_than_twenty_milliseconds() {
+    let node = Node::new();
+    let runtime = Path::new("/bin/true");
+    node.configure(&format!("runtime = {runtime:?}\n"));
+    let mount = r#"{"destination":"/a/mount/point","type":"bind","source":"/var/lib/docker/volumes/v/_data","options":["rbind","rprivate"]}"#;
+    let config = format!(
+        r#"{{"ociVersion":"1.0.2","mounts":[{}]}}"#,
+        vec![mount; 320].join(",")
+    );
+    let run = |wrapped: bool| {
+        node.bundle(&config);
+        let begin = Instant::now();
+        let output = match wrapped {
+            true => node.run(&["create", "--bundle", "bundle", "c1"]),
+            false => Command::new(runtime).output().unwrap(),
+        };
+        assert_eq!(output.status.code(), Some(0));
+        begin.elapsed()
+    };
+    for wrapped in [false, true] {
+        let mut took: Vec<Duration> = (0..300).map(|_| run(wrapped)).collect();
+        took.sort();
+        let (median, late) = (took[150], took[285]);
+        println!("wrapped {wrapped}: median {median:?}, 95 % within {late:?}");
+        assert!(median < Duration::from_millis(20), "{median:?}");
+    }
 }

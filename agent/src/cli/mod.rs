@@ -8,6 +8,7 @@ mod batch_json;
 pub mod diff;
 pub mod digest;
 pub(crate) mod entry_json;
+pub mod hook;
 mod image;
 mod live;
 pub mod log;
