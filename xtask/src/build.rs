@@ -25,7 +25,7 @@ pub(crate) struct Args {
 pub(crate) enum Part {
     /// The kernel side, target/cima/cima-probes.o
     Probes,
-    /// The daemon and the command line tools
+    /// The daemon, the command line tools, and what container runtimes start
     Programs,
     /// The program that runs inside guests
     Scenarios,
@@ -60,6 +60,7 @@ pub(crate) fn build(parts: &[Part]) -> Result<(), Error> {
             Part::Probes => probes()?,
             Part::Programs => {
                 programs("cima-agent")?;
+                programs("cima-hook")?;
                 site_files()?;
             }
             Part::Scenarios => {
