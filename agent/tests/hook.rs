@@ -6,9 +6,10 @@
 
 use std::{
     fs,
+    io::Write as _,
     os::unix::{fs::PermissionsExt as _, fs::symlink, net::UnixListener},
     path::{Path, PathBuf},
-    process::{Command, Output},
+    process::{Command, Output, Stdio},
     thread,
 };
 
@@ -27,6 +28,24 @@ const DOCKER: &str = "etc/docker/daemon.json";
 const CONTAINERD: &str = "etc/containerd/config.toml";
 const RUNTIME: &str = "etc/cima/runtime.toml";
 const HOOK: &str = "usr/libexec/cima/cima-hook";
+
+/// Written by another process: one that another test starts at this moment would hold ours open, and the kernel
+/// executes nothing that is open for writing.
+fn write_program(path: &Path, text: &str) {
+    let mut shell = Command::new("sh")
+        .args(["-c", "cat > \"$0\" && chmod 755 \"$0\""])
+        .arg(path)
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    shell
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(text.as_bytes())
+        .unwrap();
+    assert!(shell.wait().unwrap().success());
+}
 
 /// A machine's root.
 struct Node(TempDir);
@@ -54,8 +73,9 @@ impl Node {
     }
 
     fn program(&self, name: &str, text: &str) {
-        self.write(name, text);
-        fs::set_permissions(self.path(name), fs::Permissions::from_mode(0o755)).unwrap();
+        let path = self.path(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        write_program(&path, text);
     }
 
     fn read(&self, name: &str) -> Option<String> {

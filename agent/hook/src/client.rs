@@ -41,7 +41,7 @@ pub enum AskError {
     },
     /// Another user could stand in for cimad.
     #[error(
-        "user {uid}, and not root, listens at {}: that is not cimad",
+        "user {uid} listens at {}, who is not the host's root: that is not cimad",
         .socket.display()
     )]
     NotRoot {

@@ -282,22 +282,82 @@ fn garbage_is_no_verdict() {
     }
 }
 
+fn listen_as(uid: u32, path: &Path) -> UnixListener {
+    let path = path.to_owned();
+    let listening = thread::spawn(move || {
+        let user = rustix::thread::Uid::from_raw(uid);
+        // Of this thread alone, and it ends here.
+        set_thread_res_uid(user, user, user).unwrap();
+        UnixListener::bind(path).unwrap()
+    });
+    listening.join().unwrap()
+}
+
 #[test]
 fn another_user_cannot_stand_in_for_cimad() {
     if !geteuid().is_root() {
         return;
     }
     let socket = Socket::new();
-    let path = socket.path.clone();
-    let listener = thread::spawn(move || {
-        let nobody = rustix::thread::Uid::from_raw(65_534);
-        // Of this thread alone, and it ends here.
-        set_thread_res_uid(nobody, nobody, nobody).unwrap();
-        UnixListener::bind(path).unwrap()
-    });
-    let _listener = listener.join().unwrap();
-    assert_not_judged(&socket.path, "user 65534, and not root, listens at");
+    let _listener = listen_as(65_534, &socket.path);
+    assert_not_judged(&socket.path, "user 65534 listens at");
     assert_not_told(&socket.path);
+}
+
+/// The hook as podman of user 12345 starts it: in that user's namespace, in which he is root.
+fn run_rootless(socket: &Path) -> Option<(Option<i32>, String)> {
+    // Cargo's directories may be closed to other users. Copied by another process: what one of ours holds open for
+    // writing, and with it each that another test starts, is not executed.
+    let hook = socket.with_file_name("cima-hook");
+    let mut copy = Command::new("cp");
+    copy.arg(env!("CARGO_BIN_EXE_cima-hook")).arg(&hook);
+    assert!(copy.status().unwrap().success());
+    fs::set_permissions(socket, fs::Permissions::from_mode(0o777)).unwrap();
+    let user = |program: &[&str]| {
+        let mut setpriv = Command::new("setpriv");
+        setpriv.args(["--reuid", "12345", "--regid", "12345", "--clear-groups"]);
+        setpriv.args(["unshare", "--user", "--map-root-user"]);
+        setpriv.args(program);
+        setpriv
+    };
+    if !user(&["true"])
+        .output()
+        .is_ok_and(|output| output.status.success())
+    {
+        eprintln!("passed over: no user namespaces here, or neither setpriv nor unshare");
+        return None;
+    }
+    let state = socket.with_file_name("state");
+    fs::write(&state, CREATING).unwrap();
+    let output = user(&[hook.to_str().unwrap(), "--socket"])
+        .arg(socket)
+        .stdin(fs::File::open(state).unwrap())
+        .output()
+        .unwrap();
+    Some(said(&output))
+}
+
+#[test]
+fn a_users_own_hook_believes_the_hosts_root() {
+    let Some(socket) = Socket::served(Fake::Allows) else {
+        return;
+    };
+    if let Some((code, stderr)) = run_rootless(&socket.path) {
+        assert_eq!(code, Some(0), "{stderr}");
+    }
+}
+
+#[test]
+fn a_users_own_hook_does_not_believe_that_user() {
+    if !geteuid().is_root() {
+        return;
+    }
+    let socket = Socket::new();
+    let _listener = listen_as(12_345, &socket.path);
+    if let Some((code, stderr)) = run_rootless(&socket.path) {
+        assert_eq!(code, Some(2));
+        assert!(stderr.contains("user 0 listens at"), "{stderr}");
+    }
 }
 
 #[test]

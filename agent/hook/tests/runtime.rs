@@ -5,9 +5,10 @@
 
 use std::{
     fs,
+    io::Write as _,
     os::unix::fs::{PermissionsExt as _, symlink},
     path::{Path, PathBuf},
-    process::{Command, Output},
+    process::{Command, Output, Stdio},
     time::{Duration, Instant},
 };
 
@@ -21,13 +22,30 @@ if [ -e "$here/bundle/config.json" ]; then cat "$here/bundle/config.json" > "$he
 exit 7
 "#;
 
+/// Written by another process: one that another test starts at this moment would hold ours open, and the kernel
+/// executes nothing that is open for writing.
+fn write_program(path: &Path, text: &str) {
+    let mut shell = Command::new("sh")
+        .args(["-c", "cat > \"$0\" && chmod 755 \"$0\""])
+        .arg(path)
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    shell
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(text.as_bytes())
+        .unwrap();
+    assert!(shell.wait().unwrap().success());
+}
+
 struct Node(TempDir);
 
 impl Node {
     fn new() -> Self {
         let node = Self(tempfile::tempdir().unwrap());
-        fs::write(node.path("runc"), RUNTIME).unwrap();
-        fs::set_permissions(node.path("runc"), fs::Permissions::from_mode(0o755)).unwrap();
+        write_program(&node.path("runc"), RUNTIME);
         node.configure(&format!("runtime = {:?}\n", node.path("runc")));
         fs::create_dir(node.path("bundle")).unwrap();
         node
