@@ -7,7 +7,10 @@
 use std::{
     fs,
     io::{Read as _, Write as _},
-    os::unix::{fs::PermissionsExt as _, net::UnixListener},
+    os::unix::{
+        fs::PermissionsExt as _,
+        net::{UnixListener, UnixStream},
+    },
     path::{Path, PathBuf},
     process::{Child, ChildStdin, Command, Output, Stdio},
     thread,
@@ -253,6 +256,19 @@ fn one_that_accepts_and_says_nothing_is_given_up() {
     }
     let socket = Socket::new();
     let _listener = UnixListener::bind(&socket.path).unwrap();
+    assert_not_judged(&socket.path, "gave no answer within 1 s");
+}
+
+#[test]
+fn a_full_queue_of_connections_is_waited_for() {
+    if !geteuid().is_root() {
+        return;
+    }
+    let socket = Socket::new();
+    let listener = UnixListener::bind(&socket.path).unwrap();
+    rustix::net::listen(&listener, 0).unwrap();
+    let _first = UnixStream::connect(&socket.path).unwrap();
+    // "Cannot be reached" would be what a queue that is full looks like to one who does not wait.
     assert_not_judged(&socket.path, "gave no answer within 1 s");
 }
 
