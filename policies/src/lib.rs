@@ -2,8 +2,10 @@
 //! The policies that a site writes and cima obeys.
 //!
 //! Owns their formats and shipped defaults; parses text into types that cannot be
-//! wrong and knows nothing of files, kernels or daemons. Called by the agent.
+//! wrong and knows nothing of kernels or daemons: `admission` alone reads files, those of a policy's directory. Called by
+//! the agent.
 
+pub mod admission;
 mod measurement;
 
 pub use measurement::{Candidate, DEFAULT, MeasurementPolicy, PolicyError};
