@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Subcommands of `cima`, one file each: arguments, then `run`. They read files, the
 //! terminal's wishes and, for `verify`, the TPM; what a list is worth is judged in
-//! `crate::verify`, what an image is is read by the crate `image-digest`. Called by `bin/cima`.
+//! `crate::verify`, what an image is is read by the crate `image-digest`, what a policy
+//! means by the crate `cima-policies`. Called by `bin/cima`.
 //! Refuses nothing that another reader of the list would take: every list of a Linux kernel is read.
 
 mod batch_json;
@@ -13,6 +14,7 @@ mod image;
 mod live;
 pub mod log;
 pub(crate) mod pcr_values;
+pub mod policy;
 pub mod reference;
 mod source;
 mod verdict;

@@ -7,6 +7,7 @@ mod evmctl;
 mod images;
 mod list;
 mod log;
+mod policy;
 mod swtpm;
 mod tpm;
 mod tpm_faults;

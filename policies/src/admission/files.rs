@@ -150,7 +150,10 @@ impl fmt::Display for PolicyDigest {
 
 /// The files of a directory: `*.rego`, and `data.json` if there is one. Hidden files (an editor's) and directories below
 /// are no part of a policy.
-pub(super) fn read(dir: &Path) -> Result<(Vec<PolicySource>, Option<PolicySource>), FilesError> {
+///
+/// # Errors
+/// See [`FilesError`]; each names the file or the directory.
+pub fn sources(dir: &Path) -> Result<(Vec<PolicySource>, Option<PolicySource>), FilesError> {
     let failed = |source| FilesError::Read {
         path: dir.to_owned(),
         source,

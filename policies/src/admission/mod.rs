@@ -22,6 +22,7 @@ use review::Complaint;
 pub use deadline::Unfinished;
 pub use files::{
     DATA, FilesError, MAX_DATA, MAX_FILES, MAX_RULES, PolicyDigest, PolicyFiles, PolicySource,
+    sources,
 };
 pub use input::*;
 
@@ -195,8 +196,8 @@ impl Admission {
     /// # Errors
     /// As [`Admission::compile`], and for files that cannot be read or are too large.
     pub fn read(dir: &Path) -> Result<Self, AdmissionError> {
-        let (sources, data) = files::read(dir)?;
-        Self::compile(sources, data)
+        let (rules, data) = sources(dir)?;
+        Self::compile(rules, data)
     }
 
     /// Another limit than [`TIME_LIMIT`] for each decision.
@@ -340,7 +341,7 @@ fn compiled(
         add_data(&mut rego, &data)?;
     }
     review::review(&rego)?;
-    try_out(&rego)?;
+    try_out(&mut rego)?;
     Ok(rego)
 }
 
@@ -404,16 +405,16 @@ fn add_data(rego: &mut Rego, data: &PolicySource) -> Result<(), AdmissionError> 
         .map_err(|error| refuse(error.to_string()))
 }
 
-/// Evaluates the policy for the example: some errors the interpreter finds only then.
-fn try_out(rego: &Rego) -> Result<(), AdmissionError> {
-    let mut rego = rego.clone();
+/// Evaluates the policy for the example: some errors the interpreter finds only then. What it prepares for its first
+/// evaluation, it has for all.
+fn try_out(rego: &mut Rego) -> Result<(), AdmissionError> {
     rego.set_execution_timer_config(ExecutionTimerConfig {
         limit: COMPILE_LIMIT / 2,
         check_interval: STEPS,
     });
     let example = Value::from_json_str(EXAMPLE)
         .map_err(|error| AdmissionError::Invalid(error.to_string()))?;
-    match evaluate(&mut rego, example) {
+    match evaluate(rego, example) {
         // Slow for the example is no error of the policy; each decision has its own limit.
         Ok(_) | Err(Failure::Late) => Ok(()),
         Err(failure) => Err(failure.into()),
@@ -423,9 +424,10 @@ fn try_out(rego: &Rego) -> Result<(), AdmissionError> {
 /// The reasons that the policy gives for this input.
 fn evaluate(rego: &mut Rego, input: Value) -> Result<BTreeSet<String>, Failure> {
     rego.set_input(input);
-    let deny = rego
-        .eval_rule(DENY.to_owned())
-        .map_err(|error| Failure::new(&error))?;
+    let deny = rego.eval_rule(DENY.to_owned());
+    // Printed for nobody, and not kept for the next evaluation.
+    _ = rego.take_prints();
+    let deny = deny.map_err(|error| Failure::new(&error))?;
     match &deny {
         // The policy has a rule `deny`, and it says nothing.
         Value::Undefined => Ok(BTreeSet::new()),

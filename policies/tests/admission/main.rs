@@ -3,7 +3,6 @@
 #![expect(clippy::unwrap_used, reason = "a panic in a test keeps its stack")]
 
 mod compile;
-mod document;
 mod files;
 mod input;
 mod limits;
