@@ -9,6 +9,7 @@ mod builtins;
 mod deadline;
 mod files;
 mod input;
+mod paths;
 mod review;
 
 use std::{collections::BTreeSet, fmt::Write as _, num::NonZeroU32, path::Path, time::Duration};

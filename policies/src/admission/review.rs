@@ -9,6 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use regorus::{Engine, unstable::BUILTINS};
 use serde_json::Value;
 
+use super::paths::{Names, Path, Shape, spanned};
+
 /// How deep functions call each other, at most: what the stack of an evaluation holds with room to spare.
 const MAX_CALLS: usize = 32;
 
@@ -39,12 +41,14 @@ pub(super) fn review(engine: &Engine) -> Result<(), Complaint> {
         .map(Module::new)
         .collect();
     let functions: BTreeSet<String> = modules.iter().flat_map(Module::functions).collect();
-    let schema = serde_json::to_value(schemars::schema_for!(super::Input)).unwrap_or_default();
+    let shape = Shape::new();
     let mut calls = BTreeMap::<String, Vec<Call>>::new();
     for module in &modules {
         for rule in module.rules() {
             let mut found = Vec::new();
-            module.walk(rule, &functions, &schema, &mut found)?;
+            let names = Names::new(&module.imports, rule, module.contents);
+            module.inputs(rule, &names, &shape)?;
+            module.calls(rule, &functions, &mut found)?;
             if let Some(name) = module.function(rule) {
                 calls.entry(name).or_default().append(&mut found);
             }
@@ -107,31 +111,29 @@ struct Module<'a> {
     /// `data.cima.admission`.
     package: String,
     /// What the file calls what it imports.
-    imports: BTreeMap<String, String>,
-}
-
-/// A step of a reference: `.name`, `["name"]`, or `[anything else]`.
-enum Step<'a> {
-    Name(&'a str),
-    Any,
+    imports: Vec<(String, Path)>,
+    /// The file's text.
+    contents: &'a str,
 }
 
 impl<'a> Module<'a> {
     fn new(policy: &'a Value) -> Self {
         let ast = &policy["ast"];
         let contents = policy["source"]["contents"].as_str().unwrap_or_default();
-        let mut imports = BTreeMap::new();
+        let mut imports = Vec::new();
         for import in ast["imports"].as_array().into_iter().flatten() {
-            let Some(path) = dotted(&import["refr"]) else {
+            let Some(path) = Path::new(&import["refr"]) else {
                 continue;
             };
-            let span = &import["as"];
-            let alias = match (span["start"].as_u64(), span["end"].as_u64()) {
-                (Some(start), Some(end)) => contents.get(start as usize..end as usize),
-                _ => path.rsplit('.').next(),
+            let last = || {
+                dotted(&import["refr"])?
+                    .rsplit('.')
+                    .next()
+                    .map(str::to_owned)
             };
-            if let Some(alias) = alias {
-                imports.insert(alias.to_owned(), path.clone());
+            let alias = spanned(&import["as"], contents).map(str::to_owned);
+            if let Some(name) = alias.or_else(last) {
+                imports.push((name, path));
             }
         }
         let package = dotted(&ast["package"]["refr"]).unwrap_or_default();
@@ -140,6 +142,7 @@ impl<'a> Module<'a> {
             ast,
             package: format!("data.{package}"),
             imports,
+            contents,
         }
     }
 
@@ -161,28 +164,40 @@ impl<'a> Module<'a> {
             .collect()
     }
 
-    /// Looks at everything below `node`, and notes the calls.
-    fn walk(
+    /// Looks at every reference below `node`.
+    fn inputs(&self, node: &Value, names: &Names, shape: &Shape) -> Result<(), Complaint> {
+        match node {
+            Value::Array(nodes) => nodes
+                .iter()
+                .try_for_each(|node| self.inputs(node, names, shape)),
+            Value::Object(fields) => {
+                self.reference(node, names, shape)?;
+                fields
+                    .values()
+                    .try_for_each(|field| self.inputs(field, names, shape))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Looks at every call below `node`, and notes those of functions of the policy.
+    fn calls(
         &self,
         node: &Value,
         functions: &BTreeSet<String>,
-        schema: &Value,
-        calls: &mut Vec<Call>,
+        found: &mut Vec<Call>,
     ) -> Result<(), Complaint> {
         match node {
             Value::Array(nodes) => nodes
                 .iter()
-                .try_for_each(|node| self.walk(node, functions, schema, calls)),
+                .try_for_each(|node| self.calls(node, functions, found)),
             Value::Object(fields) => {
-                for (kind, inner) in fields {
-                    match kind.as_str() {
-                        "Call" => self.call(inner, functions, calls)?,
-                        "RefDot" | "RefBrack" => self.reference(node, inner, schema)?,
-                        _ => {}
-                    }
-                    self.walk(inner, functions, schema, calls)?;
+                if let Some(call) = fields.get("Call") {
+                    self.call(call, functions, found)?;
                 }
-                Ok(())
+                fields
+                    .values()
+                    .try_for_each(|field| self.calls(field, functions, found))
             }
             _ => Ok(()),
         }
@@ -205,10 +220,14 @@ impl<'a> Module<'a> {
         let Some(name) = dotted(&call["fcn"]) else {
             return Ok(());
         };
-        let imported = name
-            .split_once('.')
-            .and_then(|(root, rest)| Some(format!("{}.{rest}", self.imports.get(root)?)))
-            .or_else(|| self.imports.get(&name).cloned());
+        let imported = |name: &str| {
+            let (_, path) = self.imports.iter().find(|(import, _)| import == name)?;
+            path.dotted()
+        };
+        let imported = match name.split_once('.') {
+            Some((root, rest)) => imported(root).map(|root| format!("{root}.{rest}")),
+            None => imported(&name),
+        };
         let local = format!("{}.{name}", self.package);
         let own = [Some(local), imported, Some(name.clone())]
             .into_iter()
@@ -227,88 +246,19 @@ impl<'a> Module<'a> {
     }
 
     /// A reference into the input names what the input has.
-    fn reference(&self, node: &Value, inner: &Value, schema: &Value) -> Result<(), Complaint> {
-        let mut steps = Vec::new();
-        if chain(node, &mut steps) != Some("input") {
+    fn reference(&self, node: &Value, names: &Names, shape: &Shape) -> Result<(), Complaint> {
+        let Some(path) = Path::new(node) else {
             return Ok(());
-        }
-        let mut at = Some(schema);
-        let mut path = "input".to_owned();
-        for step in steps {
-            let Some(here) = at else { break };
-            match step {
-                Step::Any => path.push_str("[_]"),
-                Step::Name(name) => {
-                    path.push('.');
-                    path.push_str(name);
-                }
-            }
-            at = below(schema, here, &step).map_err(|()| {
-                let reason =
-                    format!("{path} is no part of the input: cima policy schema says what is");
-                self.complain(inner, reason)
-            })?;
-        }
-        Ok(())
+        };
+        shape.has(path, names).map_err(|path| {
+            let inner = node.get("RefDot").or(node.get("RefBrack")).unwrap_or(node);
+            let reason = format!("{path} is no part of the input: cima policy schema says what is");
+            self.complain(inner, reason)
+        })
     }
-}
-
-/// The schema of what a step leads to; none if it could be anything.
-fn below<'a>(root: &'a Value, at: &'a Value, step: &Step<'_>) -> Result<Option<&'a Value>, ()> {
-    let at = resolved(root, at);
-    let properties = at.get("properties");
-    match step {
-        Step::Name(name) => match (properties, at.get("additionalProperties")) {
-            (Some(properties), _) => properties.get(name).map(Some).ok_or(()),
-            (None, Some(values)) => Ok(Some(values)),
-            (None, None) => Err(()),
-        },
-        Step::Any => Ok(at
-            .get("items")
-            .or(at.get("additionalProperties"))
-            .filter(|schema| schema.is_object())),
-    }
-}
-
-/// What a schema refers to, or the one alternative that is not null.
-fn resolved<'a>(root: &'a Value, schema: &'a Value) -> &'a Value {
-    if let Some(pointer) = schema["$ref"].as_str().and_then(|to| to.strip_prefix('#')) {
-        return root.pointer(pointer).unwrap_or(schema);
-    }
-    let alternatives = schema["anyOf"].as_array().into_iter().flatten();
-    let one = alternatives
-        .into_iter()
-        .find(|alternative| alternative["type"] != "null");
-    one.map_or(schema, |one| resolved(root, one))
-}
-
-/// The root of a reference and the steps from it.
-fn chain<'a>(node: &'a Value, steps: &mut Vec<Step<'a>>) -> Option<&'a str> {
-    if let Some(name) = node["Var"]["value"].as_str() {
-        return Some(name);
-    }
-    let (inner, step) = if let Some(inner) = node.get("RefDot") {
-        (inner, Step::Name(inner["field"][1].as_str()?))
-    } else {
-        let inner = node.get("RefBrack")?;
-        let name = inner["index"]["String"]["value"]
-            .as_str()
-            .or(inner["index"]["RawString"]["value"].as_str());
-        (inner, name.map_or(Step::Any, Step::Name))
-    };
-    let root = chain(&inner["refr"], steps)?;
-    steps.push(step);
-    Some(root)
 }
 
 /// A reference with dots; none if a step of it is no name.
 fn dotted(node: &Value) -> Option<String> {
-    let mut steps = Vec::new();
-    let mut path = chain(node, &mut steps)?.to_owned();
-    for step in steps {
-        let Step::Name(name) = step else { return None };
-        path.push('.');
-        path.push_str(name);
-    }
-    Some(path)
+    Path::new(node)?.dotted()
 }

@@ -61,6 +61,12 @@ fn what_is_wrong_is_named_with_its_file_and_line() {
         (rules("deny contains \"x\" if input.image.digest.sha"), "input.image.digest.sha is no part"),
         (rules("deny contains \"x\" if input.volumes.source"), "input.volumes.source is no part"),
         (rules("deny contains \"x\" if { y := 1 with input.nothing as 2; y == 2 }"), "input.nothing is no part"),
+        (rules("deny contains \"x\" if {\n some volume in input.volumes\n volume.writeable }"), "line 5: input.volumes[_].writeable is no part"),
+        (rules("deny contains \"x\" if { v := input.volumes[_]; w := v; w.writeable }"), "input.volumes[_].writeable is no part"),
+        (rules("deny contains \"x\" if every v in input.volumes { v.writeable }"), "input.volumes[_].writeable is no part"),
+        (rules("import input.image as image\nimport input.process\ndeny contains \"x\" if image.digests"), "input.image.digests is no part"),
+        (rules("import input.process\ndeny contains \"x\" if process.argv"), "input.process.argv is no part"),
+        ("package cima.admission\ndeny[\"x\"] { v = input.volumes[_]; v.writeable }".into(), "input.volumes[_].writeable is no part"),
         (rules("f(x) := f(x + 1)\ndeny contains f(1)"), "the function data.cima.admission.f calls itself"),
         (rules("f(x) := g(x)\ng(x) := data.cima.admission.f(x)\ndeny contains f(1)"), "calls itself"),
         (rules("deny[msg] if msg := \"x\""), "is an object, and not a set of strings"),
@@ -94,7 +100,7 @@ fn what_the_input_has_may_be_asked_for() {
     input.annotations[\"io.container.manager\"] == \"libpod\"
     input.annotations.anything
     some volume in input.volumes
-    volume.whatever
+    volume.writable
     input.upper.findings[_].path == \"/\"
     input.process.args[0] == \"sh\"
     input.privileges.capabilities[\"bounding\"][_] == \"CAP_SYS_ADMIN\"
@@ -102,9 +108,19 @@ fn what_the_input_has_may_be_asked_for() {
     input.privileges.capabilities[set][_] == \"CAP_SYS_ADMIN\"
     input.privileges.seccomp.default_action
     input.container.launched_by.login_uid
-}",
+}
+# One name for several things is not looked at.
+deny contains \"y\" if { some x in input.volumes; x.source == \"\" }
+deny contains \"z\" if { some x in [{\"writeable\": 1}]; x.writeable == 2; some y in input.volumes; y.type == x }
+deny contains \"u\" if {
+    count({z | some z in input.volumes}) == 9
+    count([z | some z in [{\"sauce\": 2}]; z.sauce == 1]) == 1
+}
+f(volume) if volume.sauce
+deny contains \"v\" if { some volume in input.volumes; f({\"sauce\": 1}); volume.type == \"\" }
+deny contains \"w\" if { some k, v in input.privileges.namespaces; v == k }",
     );
-    assert!(decided(&text).allowed());
+    assert_eq!(decided(&text).denied, [""; 0]);
 }
 
 #[test]

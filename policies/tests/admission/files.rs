@@ -85,22 +85,22 @@ fn a_file_that_cannot_be_read_is_named() {
         assert_eq!(error.lines().count(), 1, "{error}");
     };
     refused(&["has no file *.rego"], &|dir| {
-        fs::remove_file(dir.join("a.rego")).unwrap()
+        fs::remove_file(dir.join("a.rego")).unwrap();
     });
     refused(&["cannot read", "No such file"], &|dir| {
-        fs::remove_dir_all(dir).unwrap()
+        fs::remove_dir_all(dir).unwrap();
     });
     refused(&["b.rego is no regular file"], &|dir| {
-        fs::create_dir(dir.join("b.rego")).unwrap()
+        fs::create_dir(dir.join("b.rego")).unwrap();
     });
     refused(&["b.rego is no regular file"], &|dir| {
-        symlink("/dev/zero", dir.join("b.rego")).unwrap()
+        symlink("/dev/zero", dir.join("b.rego")).unwrap();
     });
     refused(&["data.json", "No such file"], &|dir| {
-        symlink("nothing", dir.join("data.json")).unwrap()
+        symlink("nothing", dir.join("data.json")).unwrap();
     });
     refused(&["b.rego is not UTF-8"], &|dir| {
-        fs::write(dir.join("b.rego"), b"\xff").unwrap()
+        fs::write(dir.join("b.rego"), b"\xff").unwrap();
     });
     refused(&["b.rego has more than 1048576 bytes"], &|dir| {
         write(dir, "b.rego", &"#".repeat(MAX_RULES as usize + 1));
@@ -111,6 +111,6 @@ fn a_file_that_cannot_be_read_is_named() {
         }
     });
     refused(&["b.rego, line 2: "], &|dir| {
-        write(dir, "b.rego", "package x\n}")
+        write(dir, "b.rego", "package x\n}");
     });
 }

@@ -24,7 +24,8 @@ fn shipped(name: &str, data: &Value) -> Admission {
 
 const IMAGE: &str = "sha256:8c2f1d3e5a7b9c0d1e2f3a4b5c6d7e8f9a0b1c2d3e4f5a6b7c8d9e0f1a2b3c4d";
 
-fn cima(name: &str, value: Value) -> Value {
+fn cima(name: &str, value: impl Into<Value>) -> Value {
+    let value: Value = value.into();
     json!({"cima": {name: value}})
 }
 
