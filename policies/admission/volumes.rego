@@ -2,7 +2,9 @@
 # No volumes, or only listed ones.
 #
 # Denies a container that sees files of the host, unless each is listed. A listed directory stands for what is below it,
-# too. What an engine mounts by itself (resolv.conf, hosts, hostname and the like) is listed here.
+# too. What an engine mounts by itself (resolv.conf, hosts, hostname and the like) is listed here, for podman, CRI-O and Docker
+# run as root with their default directories. Others, and what a kubelet mounts, are to be listed: they are named after
+# a pod, and which pod a container is of only its annotations say, which anybody can set.
 #
 # data.cima.volumes: a list of objects. `source`: the path on the host, without symbolic links. `destination`: where it is
 # seen; if absent, anywhere. `writable`: true if it may be written; if absent, it may not.
@@ -51,8 +53,6 @@ volume_of_engine(volume) if {
 		"/var/lib/containers/storage/overlay-containers/",
 		"/run/containers/storage/overlay-containers/",
 		"/var/lib/docker/containers/",
-		"/var/lib/containerd/io.containerd.grpc.v1.cri/sandboxes/",
-		"/run/containerd/io.containerd.grpc.v1.cri/sandboxes/",
 	]
 	startswith(volume.source, directory)
 	contains(volume.source, input.container.id)
