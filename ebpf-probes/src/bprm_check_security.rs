@@ -2,18 +2,27 @@
 //! `security_bprm_check`: called for every file of an execution, first for what was
 //! asked for, then for the interpreter that it names. An ELF object is measured when
 //! it is mapped; anything else, such as a `#!` script, is measured here, where
-//! it is still the file of the execution. Sleepable. Seen on 6.1 and 6.12.
+//! it is still the file of the execution. And the one place that refuses: what executes in a container that nobody
+//! registered, if the policy says so, with or without an agent. Sleepable. Seen on 6.1 and 6.12.
+
+use core::mem::MaybeUninit;
 
 use aya_ebpf::{bindings::linux_binprm, macros::lsm, programs::LsmContext};
-use cima_abi::Kind;
+use cima_abi::{Kind, flag, mount_ns, unregistered};
 
 use crate::{
+    cache::Digest,
     file::File,
     kernel::{OFF_BPRM_BUF, OFF_BPRM_FILE, Object, load},
+    maps,
     measure::measure,
-    record::How,
-    scope,
+    namespaces,
+    record::{Event, How, emit},
+    scope::{self, InScope},
 };
+
+/// `-EPERM`.
+const EPERM: i32 = -1;
 
 /// `\x7fELF`.
 const ELF: u32 = u32::from_ne_bytes(*b"\x7fELF");
@@ -22,17 +31,64 @@ const ELF: u32 = u32::from_ne_bytes(*b"\x7fELF");
 #[lsm(hook = "bprm_check_security", sleepable)]
 pub fn bprm_check_security(ctx: LsmContext) -> i32 {
     let verdict: i32 = ctx.arg(1);
-    let bprm: Object = ctx.arg::<*const linux_binprm>(0).cast();
-    // SAFETY: a load from the hook's argument.
-    if unsafe { load::<u32>(bprm, &OFF_BPRM_BUF) } == ELF {
+    if scope::is_host() {
         return verdict;
     }
-    let Some(who) = scope::current() else {
+    let (who, open) = scope::find();
+    let Some(who) = who else {
+        if open {
+            close();
+        }
         return verdict;
     };
-    // SAFETY: a load from the hook's argument.
-    let file = unsafe { load(bprm, &OFF_BPRM_FILE) };
-    let how = How::new(Kind::Script, 0, 0);
-    measure(&ctx, &who, File::new(file), &how);
+    let bprm: Object = ctx.arg::<*const linux_binprm>(0).cast();
+    // SAFETY: loads from the hook's argument.
+    let (magic, file) = unsafe {
+        (
+            load::<u32>(bprm, &OFF_BPRM_BUF),
+            File::new(load(bprm, &OFF_BPRM_FILE)),
+        )
+    };
+    if who.flags & flag::UNREGISTERED != 0
+        && maps::scope().is_some_and(|scope| scope.unregistered == unregistered::DENY)
+    {
+        denied(&who, file);
+        return EPERM;
+    }
+    if open {
+        close();
+    }
+    if magic != ELF {
+        let how = How::new(Kind::Script, 0, 0);
+        measure(&ctx, &who, file, &how);
+    }
     verdict
+}
+
+/// What the tasks of this mount namespace do from now on did not lead to it.
+#[inline(never)]
+fn close() -> u32 {
+    let task = crate::task::Task::current();
+    if let Some(element) = namespaces::find(task.mount_namespace(), task.mount_generation()) {
+        // SAFETY: an element of a preallocated map stays readable and writable.
+        unsafe {
+            let state = (*element).state;
+            if state & mount_ns::OPEN != 0 {
+                (&raw mut (*element).state).write_volatile(state & !mount_ns::OPEN);
+            }
+        }
+    }
+    0
+}
+
+#[inline(never)]
+fn denied(who: &InScope, file: File) -> bool {
+    emit(&Event {
+        who,
+        file,
+        how: &How::new(Kind::Denied, 0, 0),
+        digest: Digest::none(&mut MaybeUninit::uninit()),
+        error: 0,
+        flags: 0,
+    })
 }

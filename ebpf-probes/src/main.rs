@@ -4,8 +4,10 @@
 //! Hooks that measure: `mmap_file`, `bprm_check_security`, `kernel_read_file`, by way of
 //! `measure`. Hooks that report: `bprm_committed_creds`, `file_mprotect`, `kernel_load_data`.
 //! Hooks that keep the digest `cache` honest: `file_open`, `inode_setattr`,
-//! `sb_free_security`, and the notes of `memo`: those in `paths`. `scope` says whose tasks count, `task`, `file` and `content` read the
-//! kernel's structures, `record` puts one record into the ring buffer. Nothing here denies.
+//! `sb_free_security`, and the notes of `memo`: those in `paths`. Hooks that follow containers: `copy_mnt_ns`,
+//! `copy_namespaces`, `ksys_unshare`, `switch_task_namespaces`, `sb_pivotroot`, `sched_process_exit`, by way of
+//! `namespaces`. `scope` says whose tasks count, `task`, `file` and `content` read the
+//! kernel's structures, `record` puts one record into the ring buffer. `bprm_check_security` alone denies.
 
 #![no_std]
 #![no_main]
@@ -16,6 +18,8 @@ mod bprm_check_security;
 mod bprm_committed_creds;
 mod cache;
 mod content;
+mod copy_mnt_ns;
+mod copy_namespaces;
 mod file;
 mod file_mprotect;
 mod file_open;
@@ -23,15 +27,20 @@ mod inode_setattr;
 mod kernel;
 mod kernel_load_data;
 mod kernel_read_file;
+mod ksys_unshare;
 mod maps;
 mod measure;
 mod memo;
 mod mmap_file;
+mod namespaces;
 mod paths;
 mod record;
 mod sb_free_security;
+mod sb_pivotroot;
+mod sched_process_exit;
 mod scope;
 mod siphash;
+mod switch_task_namespaces;
 mod task;
 
 /// `bpf_ima_file_hash` and `bpf_d_path` are open to GPL programs only.

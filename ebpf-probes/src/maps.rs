@@ -5,10 +5,12 @@ use core::arch::asm;
 
 use aya_ebpf::{
     macros::map,
-    maps::{Array, LruHashMap, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
 };
 pub use cima_abi::Stat;
-use cima_abi::{LOSS_COUNT, Loss, MOUNT_SLOTS, SELF_TEST_BYTES, STAT_COUNT, Scope, WRITE_SLOTS};
+use cima_abi::{
+    LOSS_COUNT, Loss, MOUNT_SLOTS, MountNs, SELF_TEST_BYTES, STAT_COUNT, Scope, WRITE_SLOTS,
+};
 
 use crate::{
     cache::{Digest, Report},
@@ -51,6 +53,10 @@ pub static DIGESTS: LruHashMap<ContentId, Digest> =
 /// Reports that the agent has been given.
 #[map]
 pub static SAID: LruHashMap<Report, u64> = LruHashMap::with_max_entries(cima_abi::SAID, 0);
+
+/// What is known of mount namespaces, by inode.
+#[map]
+pub static NAMESPACES: HashMap<u32, MountNs> = HashMap::with_max_entries(cima_abi::NAMESPACES, 0);
 
 /// Counts one event lost.
 #[inline(always)]

@@ -146,6 +146,7 @@ fn describe(who: &InScope, file: File, kind: Kind) -> u64 {
     hash.word(maps::epoch());
     hash.word(who.task.mount_generation());
     hash.word(who.task.cgroup());
+    hash.word(who.container);
     for i in 0..PATH / 8 {
         let from = i * 8;
         if from >= length {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Hooks that tell when the path of a file may change though its own name does not: a
-//! directory is renamed, a mount is moved or removed, a root is exchanged. Rare, and
+//! directory is renamed, a mount is moved or removed (a root exchanged: `sb_pivotroot`). Rare, and
 //! they only make the notes of `memo` void. Seen on 6.1 and 6.12.
 
 use core::ffi::c_void;
@@ -31,13 +31,6 @@ pub fn inode_rename(ctx: LsmContext) -> i32 {
 /// `int move_mount(const struct path *from_path, const struct path *to_path)`
 #[lsm(hook = "move_mount")]
 pub fn move_mount(ctx: LsmContext) -> i32 {
-    paths_change();
-    ctx.arg(2)
-}
-
-/// `int sb_pivotroot(const struct path *old_path, const struct path *new_path)`
-#[lsm(hook = "sb_pivotroot")]
-pub fn sb_pivotroot(ctx: LsmContext) -> i32 {
     paths_change();
     ctx.arg(2)
 }

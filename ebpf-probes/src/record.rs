@@ -5,10 +5,12 @@
 //! CPU: a per-CPU scratch buffer would mix two events. A short record is tried
 //! first; the rare long path costs a second reservation.
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::helpers::generated::{bpf_copy_from_user, bpf_ktime_get_boot_ns};
 use cima_abi::{
-    ABI_VERSION, ARGS_LEN, Header, Kind, LONG_PATH, LongExec, LongMap, Loss, NO_HASH, SHORT_PATH,
-    ShortExec, ShortMap, flag,
+    ABI_VERSION, ARGS_LEN, Change, ChangeRecord, Header, Kind, LONG_PATH, LongExec, LongMap, Loss,
+    NO_HASH, SHORT_PATH, ShortExec, ShortMap, flag,
 };
 
 use crate::{
@@ -46,6 +48,8 @@ pub struct How {
     pub args: u64,
     pub args_end: u64,
     pub argc: u32,
+    /// Of a change of namespaces; null otherwise. Not the value: it would be on the stack of every hook.
+    pub change: *const Change,
 }
 
 impl How {
@@ -58,6 +62,7 @@ impl How {
             args: 0,
             args_end: 0,
             argc: 0,
+            change: core::ptr::null(),
         }
     }
 
@@ -72,10 +77,17 @@ impl How {
     }
 }
 
-/// The shapes a record can have: a header, room for the path, room for the arguments if it is an execution's.
+/// The shapes a record can have: a header, room for the path, room for the arguments if it is an execution's, or
+/// what a change leads to.
 trait Shape: 'static {
     const PATH: usize;
     const ARGS: bool;
+    const CHANGE: bool = false;
+}
+impl Shape for ChangeRecord {
+    const PATH: usize = 0;
+    const ARGS: bool = false;
+    const CHANGE: bool = true;
 }
 impl Shape for ShortMap {
     const PATH: usize = SHORT_PATH;
@@ -112,6 +124,40 @@ pub fn emit_without_path(event: &Event) -> bool {
     emit_as::<ShortMap, false>(event, 0).unwrap_or(false)
 }
 
+/// A change of namespaces by the current task; its file is the program that the task runs.
+#[inline(never)]
+pub fn emit_change(who: &InScope, kind: Kind, change: &Change) -> bool {
+    let how = How {
+        change: &raw const *change,
+        ..How::new(kind, 0, 0)
+    };
+    emit_of_program::<ChangeRecord>(who, &how)
+}
+
+/// The end of the current task's process.
+#[inline(never)]
+pub fn emit_end(who: &InScope, how: &How) -> bool {
+    emit_of_program::<ShortMap>(who, how)
+}
+
+#[inline(always)]
+fn emit_of_program<R: Shape>(who: &InScope, how: &How) -> bool {
+    // A kernel thread, or a process whose memory is gone, has none: all of it reads as 0.
+    let program = who.task.program();
+    emit_as::<R, false>(
+        &Event {
+            who,
+            file: File::new(program.cast()),
+            how,
+            digest: Digest::none(&mut MaybeUninit::uninit()),
+            error: 0,
+            flags: 0,
+        },
+        0,
+    )
+    .unwrap_or(false)
+}
+
 /// The same for an execution, whose arguments are copied from the task: may sleep.
 #[inline(never)]
 pub fn emit_execution(event: &Event) -> bool {
@@ -127,10 +173,11 @@ pub fn emit_execution(event: &Event) -> bool {
 fn loss(kind: Kind) -> Loss {
     match kind {
         Kind::Map | Kind::Script | Kind::KernelRead => Loss::MapRingFull,
-        Kind::Exec => Loss::ExecRingFull,
+        Kind::Exec | Kind::Denied => Loss::ExecRingFull,
         Kind::Written | Kind::Mprotect | Kind::Anonymous | Kind::KernelLoad => {
             Loss::ViolationRingFull
         }
+        Kind::Made | Kind::Joined | Kind::Pivoted | Kind::Ended => Loss::ChangeRingFull,
     }
 }
 
@@ -170,6 +217,7 @@ fn emit_as<R: Shape, const PATH: bool>(event: &Event, before: u64) -> Result<boo
             (*header).path_len = 0;
             (*header).flags |= flag::NO_PATH;
         }
+        (*header).container = event.who.container;
         (*header).time_ns = bpf_ktime_get_boot_ns();
         (*header).prot = event.how.prot;
         (*header).map_flags = event.how.map_flags;
@@ -185,6 +233,13 @@ fn emit_as<R: Shape, const PATH: bool>(event: &Event, before: u64) -> Result<boo
         }
         (*header).args_len = 0;
         (*header).argc = event.how.argc;
+        if R::CHANGE {
+            // `emit_change` alone makes records of this shape.
+            header
+                .add(1)
+                .cast::<Change>()
+                .write(event.how.change.read());
+        }
         if R::ARGS {
             arguments(header, path.add(R::PATH), event.how);
         }

@@ -34,6 +34,12 @@ impl Task {
         Self(unsafe { bpf_get_current_task_btf() }.cast_const().cast())
     }
 
+    /// A task that a hook was given.
+    #[inline(always)]
+    pub fn of(object: Object) -> Self {
+        Self(object)
+    }
+
     #[inline(always)]
     pub fn object(&self) -> Object {
         self.0
@@ -119,6 +125,36 @@ impl Task {
             let ns = read_pointer(self.upid(pid), OFF_UPID_NS.load());
             read(ns, OFF_PID_INUM.load())
         }
+    }
+
+    /// Inodes of the namespaces that its children get, in record order. All plain loads: also of
+    /// a task that is not the current one.
+    #[inline(always)]
+    pub fn heirs(&self) -> [u32; NS_COUNT] {
+        // SAFETY: chains of loads from a task.
+        unsafe {
+            let cred = load(self.0, &OFF_TASK_CRED);
+            let user = load(load(cred, &OFF_CRED_USER_NS), &OFF_USER_INUM);
+            Self::heirs_of(load(self.0, &OFF_TASK_NSPROXY), user)
+        }
+    }
+
+    /// The same of an `nsproxy` that the verifier tracks, with the inode of the user namespace.
+    #[inline(always)]
+    pub fn heirs_of(nsproxy: Object, user: u32) -> [u32; NS_COUNT] {
+        let mut ns = [0; NS_COUNT];
+        // SAFETY: chains of loads.
+        unsafe {
+            ns[Ns::Mnt as usize] = load(load(nsproxy, &OFF_NSPROXY_MNT), &OFF_MNT_INUM);
+            ns[Ns::Pid as usize] = load(load(nsproxy, &OFF_NSPROXY_PID), &OFF_PID_INUM);
+            ns[Ns::User as usize] = user;
+            ns[Ns::Uts as usize] = load(load(nsproxy, &OFF_NSPROXY_UTS), &OFF_UTS_INUM);
+            ns[Ns::Net as usize] = load(load(nsproxy, &OFF_NSPROXY_NET), &OFF_NET_INUM);
+            ns[Ns::Ipc as usize] = load(load(nsproxy, &OFF_NSPROXY_IPC), &OFF_IPC_INUM);
+            ns[Ns::Cgroup as usize] = load(load(nsproxy, &OFF_NSPROXY_CGROUP), &OFF_CGROUP_INUM);
+            ns[Ns::Time as usize] = load(load(nsproxy, &OFF_NSPROXY_TIME), &OFF_TIME_INUM);
+        }
+        ns
     }
 
     /// Inodes of all namespaces, in record order.

@@ -15,7 +15,7 @@ use zerocopy::{FromBytes, Immutable, KnownLayout};
 
 /// Layout version, first field of every record. A probe object of another
 /// version is refused by the agent.
-pub const ABI_VERSION: u16 = 2;
+pub const ABI_VERSION: u16 = 3;
 
 /// Ancestors recorded with an event, nearest first; the process itself is not among them.
 pub const ANCESTORS: usize = 8;
@@ -56,11 +56,23 @@ pub enum Kind {
     /// The kernel takes data of the task that lie in no file, such as a module from
     /// memory (`kernel_load_data`); [`Header::map_flags`] says which.
     KernelLoad = 8,
+    /// A mount namespace was made that is a container's or could be (`unshare`, `clone`):
+    /// a [`ChangeRecord`]. The task is the one that called.
+    Made = 9,
+    /// A task goes over to the mount namespace of a container, or from one to elsewhere (`setns`): a
+    /// [`ChangeRecord`]. The record shows the task as it was.
+    Joined = 10,
+    /// A task exchanges the root of its mount namespace (`pivot_root`): a [`ChangeRecord`].
+    Pivoted = 11,
+    /// The process that a container began with has ended; [`Header::map_flags`] is its wait status.
+    Ended = 12,
+    /// An execution was refused: a container that nobody registered.
+    Denied = 13,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Kind; 8] = [
+    pub const ALL: [Kind; 13] = [
         Kind::Map,
         Kind::Exec,
         Kind::Script,
@@ -69,6 +81,11 @@ impl Kind {
         Kind::Mprotect,
         Kind::Anonymous,
         Kind::KernelLoad,
+        Kind::Made,
+        Kind::Joined,
+        Kind::Pivoted,
+        Kind::Ended,
+        Kind::Denied,
     ];
 }
 
@@ -102,6 +119,20 @@ impl Ns {
         Ns::Cgroup,
         Ns::Time,
     ];
+
+    /// The flag that makes one (`include/uapi/linux/sched.h`).
+    pub const fn clone_flag(self) -> u32 {
+        match self {
+            Ns::Mnt => 0x0002_0000,
+            Ns::Pid => 0x2000_0000,
+            Ns::User => 0x1000_0000,
+            Ns::Uts => 0x0400_0000,
+            Ns::Net => 0x4000_0000,
+            Ns::Ipc => 0x0800_0000,
+            Ns::Cgroup => 0x0200_0000,
+            Ns::Time => 0x0000_0080,
+        }
+    }
 
     /// This namespace's bit in a mask of namespaces.
     pub const fn bit(self) -> u32 {
@@ -144,6 +175,11 @@ pub mod flag {
     /// The file was copied up in its overlay after it was opened: what is mapped is the
     /// lower file, what was hashed is the upper.
     pub const COPIED_UP: u16 = 1 << 8;
+    /// The task is in what could be a container, and nobody registered it, which the policy does not allow.
+    pub const UNREGISTERED: u16 = 1 << 9;
+    /// The root that the container's mount namespace got is not the one that was measured; it
+    /// is registered no more.
+    pub const OTHER_ROOT: u16 = 1 << 10;
 }
 
 /// A task as an ancestor.
@@ -233,6 +269,8 @@ pub struct Header {
     pub prot: u32,
     /// Sequence number of the mount namespace: unique for a boot, unlike its inode.
     pub mnt_generation: u64,
+    /// [`MountNs::container`] of the task's mount namespace.
+    pub container: u64,
     /// Cgroup v2 id.
     pub cgroup_id: u64,
     /// `MAP_*` flags of the mapping (map records); the kernel's `enum kernel_read_file_id`
@@ -293,6 +331,86 @@ pub struct LongExec {
     pub args: [u8; ARGS_LEN],
 }
 
+/// What a change of namespaces leads to.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "user", derive(FromBytes, Immutable, KnownLayout))]
+pub struct Change {
+    /// Sequence number of the mount namespace.
+    pub mnt_generation: u64,
+    /// [`MountNs::container`] of it.
+    pub container: u64,
+    /// Inodes of the namespaces in the order of [`Ns`]; of pid, the one that children live in. Of user,
+    /// 0 when a task joins.
+    pub ns: [u32; NS_COUNT],
+    /// `CLONE_NEW*` of the call; when a task joins, of all namespaces that are others than before; 0 of a pivot.
+    pub flags: u32,
+    /// [`MountNs::gathered`].
+    pub gathered: u32,
+    /// Of a pivot: device of the new root, in the kernel's encoding.
+    pub root_device: u32,
+    /// 0.
+    pub reserved: u32,
+}
+
+/// [`Kind::Made`], [`Kind::Joined`], [`Kind::Pivoted`].
+#[repr(C)]
+pub struct ChangeRecord {
+    /// Fixed part, without a path.
+    pub header: Header,
+    /// What it leads to.
+    pub change: Change,
+}
+
+/// What is known of a mount namespace: the registry of containers. Element of the map
+/// [`map::NAMESPACES`], by the inode of the namespace. Each new mount namespace gets a new element in the place of
+/// that of any other that had its inode, so that nothing need be removed for the sake of truth.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MountNs {
+    /// Sequence number; 0: it was there before the probes, and is whichever has the inode.
+    pub generation: u64,
+    /// Number of the container that it belongs to, as its hook registered it; 0: none.
+    pub container: u64,
+    /// Start of the process that the container begins with, ns since boot.
+    pub init_start_ns: u64,
+    /// Inode of the root that was measured, if that is to be compared; 0: not.
+    pub root_inode: u64,
+    /// Device of that root in the kernel's encoding; 0: not compared.
+    pub root_device: u32,
+    /// Thread-group id of the first process.
+    pub init_tgid: u32,
+    /// [`Ns::bit`]s: which namespaces were others than the host's when it was made, and which its
+    /// tasks made until one of them executed a program.
+    pub gathered: u32,
+    /// Bits of [`mount_ns`].
+    pub state: u32,
+}
+
+/// Bits of [`MountNs::state`].
+pub mod mount_ns {
+    /// No task of it has executed a program.
+    pub const OPEN: u32 = 1 << 0;
+    /// Its root was exchanged.
+    pub const PIVOTED: u32 = 1 << 1;
+    /// It got another root than the one that was registered: a container whatever the rules are.
+    pub const OTHER_ROOT: u32 = 1 << 2;
+}
+
+/// What becomes of an execution in what could be a container, and nobody registered: values of
+/// [`Scope::unregistered`].
+pub mod unregistered {
+    /// It is measured.
+    pub const ALLOW: u32 = 0;
+    /// It is measured, and is a violation.
+    pub const VIOLATION: u32 = 1;
+    /// It is refused.
+    pub const DENY: u32 = 2;
+}
+
+/// Mount namespaces that are known, at most.
+pub const NAMESPACES: u32 = 1 << 15;
+
 /// Why an event never reached the ring buffer: index into the per-CPU counters.
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -303,10 +421,12 @@ pub enum Loss {
     ExecRingFull = 1,
     /// No room for the record of a violation.
     ViolationRingFull = 2,
+    /// No room for the record of a change of namespaces or of the end of a container.
+    ChangeRingFull = 3,
 }
 
 /// How many causes of loss there are.
-pub const LOSS_COUNT: usize = 3;
+pub const LOSS_COUNT: usize = 4;
 
 impl Loss {
     /// Every cause, in counter order.
@@ -314,6 +434,7 @@ impl Loss {
         Loss::MapRingFull,
         Loss::ExecRingFull,
         Loss::ViolationRingFull,
+        Loss::ChangeRingFull,
     ];
 
     /// The cause as entries and metrics name it.
@@ -322,6 +443,7 @@ impl Loss {
             Loss::MapRingFull => "map-ring-full",
             Loss::ExecRingFull => "exec-ring-full",
             Loss::ViolationRingFull => "violation-ring-full",
+            Loss::ChangeRingFull => "change-ring-full",
         }
     }
 }
@@ -369,8 +491,9 @@ pub const MAX_CANDIDATES: usize = 8;
 pub struct Scope {
     /// Namespaces of the host, in the order of [`Ns`].
     pub host_ns: [u32; NS_COUNT],
-    /// A task is a container's if, for any of these masks, all namespaces
-    /// named in it differ from the host's; 0: unused.
+    /// A mount namespace is a container's if, for any of these masks, all namespaces
+    /// named in it were [gathered](MountNs::gathered); 0: unused. Of a mount namespace that was there before
+    /// the probes: if the task's namespaces differ from the host's.
     pub candidates: [u32; MAX_CANDIDATES],
     /// Not 0: every task is measured, the host's too.
     pub measure_host: u32,
@@ -381,12 +504,21 @@ pub struct Scope {
     /// Differs from the one before when a list does not go on where the last one ended: what
     /// was reported to that is reported again.
     pub epoch: u32,
+    /// One of [`unregistered`].
+    pub unregistered: u32,
+    /// 0, which the verifier does not know: see `scope.rs` of the probes.
+    pub nothing: u32,
 }
 
 #[cfg(feature = "user")]
 #[allow(unsafe_code, reason = "aya asks for this promise")]
 // SAFETY: Scope is repr(C), made of u32 only, without padding; any bytes are a valid value.
 unsafe impl aya::Pod for Scope {}
+
+#[cfg(feature = "user")]
+#[allow(unsafe_code, reason = "aya asks for this promise")]
+// SAFETY: MountNs is repr(C), made of four u64 and four u32, without padding; any bytes are a valid value.
+unsafe impl aya::Pod for MountNs {}
 
 /// Names of the maps.
 pub mod map {
@@ -410,14 +542,17 @@ pub mod map {
     /// LRU hash: what has been reported.
     pub const SAID: &str = "SAID";
 
+    /// Hash map: inode of a mount namespace to [`super::MountNs`].
+    pub const NAMESPACES: &str = "NAMESPACES";
+
     /// Inode storage: the last mapping of a file that needed no report.
     pub const NOTES: &str = "NOTES";
     /// Array of one u64: how often paths may have changed.
     pub const PATHS: &str = "PATHS";
 
     /// Every map that a set of probes shares with the agents that come and go.
-    pub const ALL: [&str; 9] = [
-        EVENTS, LOSSES, SCOPE, SELF_TEST, STATS, WRITES, MOUNTS, DIGESTS, SAID,
+    pub const ALL: [&str; 10] = [
+        EVENTS, LOSSES, SCOPE, SELF_TEST, STATS, WRITES, MOUNTS, DIGESTS, SAID, NAMESPACES,
     ];
 }
 
@@ -432,12 +567,13 @@ const _: () = {
                 + 28
                 + 32
                 + 4
-                + 24
+                + 32
                 + size_of::<FileId>()
                 + DIGEST_LEN
                 + COMM_LEN
                 + ANCESTORS * size_of::<Ancestor>()
                 + CGROUP_LEN
     );
-    assert!(size_of::<Scope>() == 4 * (NS_COUNT + MAX_CANDIDATES + 4));
+    assert!(size_of::<Scope>() == 4 * (NS_COUNT + MAX_CANDIDATES + 6));
+    assert!(size_of::<MountNs>() == 48 && size_of::<Change>() == 64);
 };

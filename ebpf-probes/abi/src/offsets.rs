@@ -85,6 +85,12 @@ macro_rules! for_each_offset {
             OFF_VMA_FILE: "vm_area_struct"."vm_file";
             OFF_VMA_FLAGS: "vm_area_struct"."vm_flags";
             OFF_ATTR_VALID: "iattr"."ia_valid";
+            OFF_PATH_MOUNT: "path"."mnt";
+            OFF_PATH_DENTRY: "path"."dentry";
+            OFF_VFSMOUNT_SB: "vfsmount"."mnt_sb";
+            OFF_TASK_SIGNAL: "task_struct"."signal";
+            OFF_TASK_EXIT_CODE: "task_struct"."exit_code";
+            OFF_SIGNAL_LIVE: "signal_struct"."live";
         }
     };
 }
