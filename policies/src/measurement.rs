@@ -3,7 +3,7 @@
 
 use std::{fmt, str::FromStr};
 
-use cima_abi::{MAX_CANDIDATES, NS_COUNT, Ns, Scope};
+use cima_abi::{MAX_CANDIDATES, NS_COUNT, Ns, Scope, unregistered};
 use serde::Deserialize;
 
 /// The policy that cima ships, `default/measurement.toml`.
@@ -36,18 +36,20 @@ pub enum PolicyError {
 /// Why a candidate rule is refused.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum CandidateError {
-    /// A word that names no namespace.
-    #[error("`{0}` is not a namespace (mnt, pid, user, uts, net, ipc, cgroup, time)")]
+    /// A word that names no flag.
+    #[error(
+        "`{0}` is not a namespace's flag (newns, newpid, newuser, newuts, newnet, newipc, newcgroup, newtime)"
+    )]
     Unknown(String),
     /// Named twice.
-    #[error("namespace `{0}` is named twice in one rule")]
+    #[error("`{0}` is named twice in one rule")]
     Twice(String),
     /// The key of a container is its mount namespace.
-    #[error("the rule `{0}` does not name mnt: a container has a mount namespace of its own")]
+    #[error("the rule `{0}` does not name newns: a container has a mount namespace of its own")]
     WithoutMount(String),
 }
 
-/// Namespaces which, if all differ from the host's, make a task a container's.
+/// Namespaces which, if all were made on the way to a mount namespace, make that a container's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub struct Candidate(u32);
@@ -67,7 +69,7 @@ impl FromStr for Candidate {
         for word in rule.split('+') {
             let ns = Ns::ALL
                 .into_iter()
-                .find(|ns| ns.name() == word)
+                .find(|ns| flag_name(*ns) == word)
                 .ok_or_else(|| CandidateError::Unknown(word.into()))?;
             if mask & ns.bit() != 0 {
                 return Err(CandidateError::Twice(word.into()));
@@ -96,11 +98,37 @@ impl fmt::Display for Candidate {
             if !first {
                 f.write_str("+")?;
             }
-            f.write_str(ns.name())?;
+            f.write_str(flag_name(ns))?;
             first = false;
         }
         Ok(())
     }
+}
+
+/// The flag of `clone(2)` that makes one, without `CLONE_` and in small letters.
+fn flag_name(ns: Ns) -> &'static str {
+    match ns {
+        Ns::Mnt => "newns",
+        Ns::Pid => "newpid",
+        Ns::User => "newuser",
+        Ns::Uts => "newuts",
+        Ns::Net => "newnet",
+        Ns::Ipc => "newipc",
+        Ns::Cgroup => "newcgroup",
+        Ns::Time => "newtime",
+    }
+}
+
+/// What becomes of an execution in a candidate that no hook registered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Unregistered {
+    /// It is measured.
+    Allow,
+    /// It is measured, and is a violation.
+    Violation,
+    /// The kernel refuses it, with or without an agent.
+    Deny,
 }
 
 #[derive(Deserialize)]
@@ -108,14 +136,17 @@ impl fmt::Display for Candidate {
 struct Document {
     version: u32,
     candidate: Vec<Candidate>,
+    unregistered: Unregistered,
     measure_host: bool,
 }
 
 /// Which tasks are measured.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MeasurementPolicy {
-    /// Rules of which any one makes a task a container's.
+    /// Rules of which any one makes a mount namespace a container's.
     pub candidates: Vec<Candidate>,
+    /// What becomes of executions in one that nobody registered.
+    pub unregistered: Unregistered,
     /// Whether the host's own tasks are measured, too.
     pub measure_host: bool,
 }
@@ -138,6 +169,7 @@ impl MeasurementPolicy {
         }
         Ok(Self {
             candidates: document.candidate,
+            unregistered: document.unregistered,
             measure_host: document.measure_host,
         })
     }
@@ -155,6 +187,12 @@ impl MeasurementPolicy {
             self_test_tgid: 0,
             version: 0,
             epoch: 0,
+            nothing: 0,
+            unregistered: match self.unregistered {
+                Unregistered::Allow => unregistered::ALLOW,
+                Unregistered::Violation => unregistered::VIOLATION,
+                Unregistered::Deny => unregistered::DENY,
+            },
         }
     }
 }
@@ -167,38 +205,50 @@ mod tests {
     fn the_shipped_policy_measures_containers_only() {
         let policy = MeasurementPolicy::parse(DEFAULT).unwrap();
         let rules: Vec<_> = policy.candidates.iter().map(ToString::to_string).collect();
-        assert_eq!(rules, ["mnt+pid", "mnt+cgroup"]);
+        assert_eq!(rules, ["newns+newpid", "newns+newcgroup"]);
         assert!(!policy.measure_host);
+        assert_eq!(policy.unregistered, Unregistered::Violation);
     }
 
     #[test]
     fn a_wrong_policy_is_refused_with_the_reason() {
         let cases = [
             (
-                "version = 2\ncandidate = ['mnt+pid']\nmeasure_host = false",
+                "version = 2\ncandidate = ['newns+newpid']\nmeasure_host = false\nunregistered = 'allow'",
                 "version 2",
             ),
             (
-                "version = 1\ncandidate = []\nmeasure_host = false",
+                "version = 1\ncandidate = []\nmeasure_host = false\nunregistered = 'allow'",
                 "measures nothing",
             ),
             (
-                "version = 1\ncandidate = ['pid']\nmeasure_host = false",
-                "does not name mnt",
+                "version = 1\ncandidate = ['newpid']\nmeasure_host = false\nunregistered = 'allow'",
+                "does not name newns",
             ),
             (
-                "version = 1\ncandidate = ['mnt+pidd']\nmeasure_host = false",
-                "`pidd` is not a namespace",
+                "version = 1\ncandidate = ['newns+newpidd']\nmeasure_host = false\nunregistered = 'allow'",
+                "`newpidd` is not a namespace",
             ),
             (
-                "version = 1\ncandidate = ['mnt+mnt']\nmeasure_host = false",
+                "version = 1\ncandidate = ['newns+newns']\nmeasure_host = false\nunregistered = 'allow'",
                 "named twice",
             ),
             (
-                "version = 1\ncandidate = ['mnt+pid']\nmeasure_hosts = false",
+                "version = 1\ncandidate = ['newns+newpid']\nmeasure_hosts = false\nunregistered = 'allow'",
                 "measure_hosts",
             ),
-            ("version = 1\ncandidate = ['mnt+pid']", "measure_host"),
+            (
+                "version = 1\ncandidate = ['newns+newpid']\nunregistered = 'allow'",
+                "measure_host",
+            ),
+            (
+                "version = 1\ncandidate = ['newns+newpid']\nmeasure_host = false",
+                "unregistered",
+            ),
+            (
+                "version = 1\ncandidate = ['newns']\nmeasure_host = false\nunregistered = 'refuse'",
+                "refuse",
+            ),
             ("version = ", "not valid"),
         ];
         for (text, reason) in cases {
@@ -206,8 +256,8 @@ mod tests {
             assert!(error.contains(reason), "{text}: {error}");
         }
         let nine = format!(
-            "version = 1\ncandidate = [{}]\nmeasure_host = false",
-            "'mnt',".repeat(9)
+            "version = 1\ncandidate = [{}]\nmeasure_host = false\nunregistered = 'allow'",
+            "'newns',".repeat(9)
         );
         assert!(
             MeasurementPolicy::parse(&nine)
