@@ -54,6 +54,12 @@ impl ContentDigest {
 pub struct ImageDigest(pub(crate) [u8; 32]);
 
 impl ImageDigest {
+    /// One that was made before.
+    #[must_use]
+    pub fn new(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
     /// Its bytes.
     #[must_use]
     pub fn bytes(&self) -> &[u8; 32] {

@@ -222,6 +222,27 @@ impl Container {
         Ok(image)
     }
 
+    /// Device and inode of each lower directory, the bottom one first: tells apart what would be measured.
+    ///
+    /// # Errors
+    /// The file system gives no answer.
+    pub fn layers(&self) -> Result<Vec<(u64, u64)>, ContainerError> {
+        let of = |lower: &Lower| match fstat(&lower.directory) {
+            Ok(stat) => Ok((stat.st_dev, stat.st_ino)),
+            Err(reason) => Err(ContainerError::Overlay(OverlayError::Open {
+                path: lower.path.clone(),
+                reason,
+            })),
+        };
+        self.lower.iter().map(of).collect()
+    }
+
+    /// What its publisher said, as far as the engine's store tells.
+    #[must_use]
+    pub fn published(&self) -> Option<&Published> {
+        self.published.as_ref()
+    }
+
     /// The directory that has what was written in the container; one that is read only has none.
     #[must_use]
     pub fn upper(&self) -> Option<&Path> {
