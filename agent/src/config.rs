@@ -61,8 +61,22 @@ pub struct Config {
     pub probes: ProbesConfig,
     /// `[sink]`
     pub sink: SinkConfig,
+    /// `[admission]`
+    pub admission: AdmissionConfig,
     /// `[metrics]`
     pub metrics: MetricsConfig,
+}
+
+/// `[admission]`
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AdmissionConfig {
+    /// Directory of the admission policy.
+    pub rules: PathBuf,
+    /// Where root's hooks ask.
+    pub socket: PathBuf,
+    /// Users whose own containers have hooks, too.
+    pub users: Vec<u32>,
 }
 
 /// `[probes]`
@@ -116,6 +130,7 @@ impl Default for Config {
             policy: "/etc/cima/measurement.toml".into(),
             probes: ProbesConfig::default(),
             sink: SinkConfig::default(),
+            admission: AdmissionConfig::default(),
             metrics: MetricsConfig::default(),
         }
     }
@@ -138,6 +153,16 @@ impl Default for SinkConfig {
             kind: SinkKind::Pcr,
             pcr: DEFAULT_PCR,
             tpm: "device:/dev/tpmrm0".into(),
+        }
+    }
+}
+
+impl Default for AdmissionConfig {
+    fn default() -> Self {
+        Self {
+            rules: "/etc/cima/admission".into(),
+            socket: cima_api::SOCKET.into(),
+            users: Vec::new(),
         }
     }
 }
@@ -194,6 +219,8 @@ impl Config {
             ("policy", &config.policy),
             ("probes.object", &config.probes.object),
             ("probes.pin_dir", &config.probes.pin_dir),
+            ("admission.rules", &config.admission.rules),
+            ("admission.socket", &config.admission.socket),
         ] {
             if !path.is_absolute() {
                 return refuse(&format!("{key} is to be an absolute path"));

@@ -16,16 +16,23 @@ use std::{
     time::Duration,
 };
 
-use cima_abi::Stat;
-use cima_policies::{MeasurementPolicy, PolicyError};
-use ima_log::HashAlgorithm;
+use cima_abi::{Ns, Stat};
+use cima_policies::{
+    MeasurementPolicy, PolicyError,
+    admission::{Admission, PolicyDigest},
+};
+use ima_log::{Digest, HashAlgorithm};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
-    sync::oneshot,
+    sync::{mpsc, oneshot},
     time::{Interval, MissedTickBehavior, interval},
 };
 
 use crate::{
+    admission::{
+        AdmissionError, Containers, Setup,
+        server::{self as hooks, ServeError},
+    },
     clock,
     config::{Config, SinkKind},
     ledger::{Ledger, LedgerError, Message, Opened, Origin, Writer, WriterGone, WriterHandle},
@@ -74,6 +81,21 @@ pub enum DaemonError {
         #[source]
         source: PolicyError,
     },
+    /// See [`AdmissionRulesError`](cima_policies::admission::AdmissionError).
+    #[error("the admission policy in {}: {source}", dir.display())]
+    Rules {
+        /// Its directory.
+        dir: PathBuf,
+        /// What is wrong.
+        #[source]
+        source: Box<cima_policies::admission::AdmissionError>,
+    },
+    /// See [`AdmissionError`].
+    #[error(transparent)]
+    Admission(#[from] AdmissionError),
+    /// See [`ServeError`].
+    #[error(transparent)]
+    Serve(#[from] ServeError),
     /// See [`BtfError`].
     #[error(transparent)]
     Btf(#[from] BtfError),
@@ -125,6 +147,7 @@ pub async fn run(config: &Config, config_bytes: &[u8]) -> Result<(), DaemonError
     let (policy, policy_bytes) = read_policy(&config.policy)?;
     let object = fs::read(&config.probes.object)
         .map_err(doing(format!("read {}", config.probes.object.display())))?;
+    let admission = read_admission(&config.admission.rules)?;
     let host_ns = namespaces_of("1").map_err(doing("look at the namespaces of process 1"))?;
     let mut reload = signal(SignalKind::hangup()).map_err(doing("catch signals"))?;
 
@@ -153,6 +176,7 @@ pub async fn run(config: &Config, config_bytes: &[u8]) -> Result<(), DaemonError
         (SelfPart::Probes, digest(&object)),
         (SelfPart::Config, digest(config_bytes)),
         (SelfPart::Policy, digest(&policy_bytes)),
+        (SelfPart::Admission, digest_of(&admission)),
     ];
     let (probes, queue) = handover::go_on(attached, &mut ledger, &opened, &parts)?;
     let losses = Losses::reported(ledger.losses());
@@ -162,12 +186,24 @@ pub async fn run(config: &Config, config_bytes: &[u8]) -> Result<(), DaemonError
         tracing::error!("{error}; going on without");
     }
     let waker = queue.waker();
+    let (registry, before) = (ledger.registry().clone(), ledger.containers().clone());
     let (writer, queue) = Writer::start(ledger, Box::new(queue), Some(waker), Arc::clone(&metrics))
         .map_err(doing("start a thread"))?;
     let mut stopping = on_stop(writer.stopper()).map_err(doing("catch signals"))?;
+    let containers = Containers::new(Setup {
+        known_images: config.state_dir.join("images"),
+        policy: admission,
+        registry,
+        namespaces: probes.namespaces()?,
+        host_mnt_ns: host_ns[Ns::Mnt as usize],
+        queue: queue.clone(),
+    })?;
+    containers.take_up(before.into_values())?;
+    let asked = serve_hooks(config, &containers)?;
     let mut daemon = Daemon {
         probes,
         queue,
+        containers,
         host_ns,
         losses,
         stats: Stats::default(),
@@ -178,7 +214,7 @@ pub async fn run(config: &Config, config_bytes: &[u8]) -> Result<(), DaemonError
     tracing::info!("measuring");
 
     let result = daemon
-        .serve(config, &mut reload, &mut stopping, &writer)
+        .serve(config, (&mut reload, asked), &mut stopping, &writer)
         .await;
     notify(&[sd_notify::NotifyState::Stopping]);
     let ended = result.and_then(|()| daemon.end());
@@ -196,6 +232,7 @@ pub async fn run(config: &Config, config_bytes: &[u8]) -> Result<(), DaemonError
 struct Daemon {
     probes: Probes,
     queue: WriterHandle,
+    containers: Arc<Containers>,
     host_ns: [u32; cima_abi::NS_COUNT],
     losses: Losses,
     stats: Stats,
@@ -209,7 +246,7 @@ impl Daemon {
     async fn serve(
         &mut self,
         config: &Config,
-        reload: &mut Signal,
+        (signalled, mut asked): (&mut Signal, mpsc::Receiver<Answer>),
         stopping: &mut oneshot::Receiver<()>,
         writer: &Writer,
     ) -> Result<(), DaemonError> {
@@ -223,7 +260,16 @@ impl Daemon {
                     self.watch_tpm();
                     self.count()?;
                 }
-                _ = reload.recv() => self.reload(&config.policy)?,
+                _ = signalled.recv() => {
+                    if let Err(reason) = self.reload(config).await? {
+                        tracing::error!("{reason}");
+                    }
+                }
+                Some(answer) = asked.recv() => {
+                    let taken = self.reload(config).await?;
+                    // Who asked may have given up.
+                    let _ = answer.send(taken);
+                }
                 _ = &mut *stopping => return Ok(()),
             }
         }
@@ -261,6 +307,7 @@ impl Daemon {
             self.queue.send(Message::Say {
                 policy_events: vec![event],
                 context: Some(Box::new(context)),
+                done: None,
             })?;
         }
         self.losses = losses;
@@ -273,27 +320,34 @@ impl Daemon {
         Ok(())
     }
 
-    /// Takes a changed policy; a wrong one is reported and the old stays in force.
-    fn reload(&mut self, path: &Path) -> Result<(), DaemonError> {
-        let (policy, bytes) = match read_policy(path) {
+    /// Takes changed policies. Of a wrong one the reason is returned, and both that are in force stay.
+    async fn reload(&mut self, config: &Config) -> Result<Result<(), String>, DaemonError> {
+        let read = read_policy(&config.policy)
+            .and_then(|policy| Ok((policy, read_admission(&config.admission.rules)?)));
+        let ((policy, bytes), admission) = match read {
             Ok(read) => read,
-            Err(error) => {
-                tracing::error!("the policy in force stays: {error}");
-                return Ok(());
-            }
+            Err(error) => return Ok(Err(format!("the policies in force stay: {error}"))),
         };
         // On its way to the list before it is in force.
         let digest = HashAlgorithm::Sha256.digest(&bytes);
-        let loaded = proto::PolicyLoaded {
-            sha256: digest.bytes().to_vec(),
-        };
         self.say(
             vec![PolicyEvent::agent(SelfPart::Policy, &digest)],
-            Some(proto::context_event::What::PolicyLoaded(loaded)),
+            Some(loaded(SelfPart::Policy, digest.bytes())),
         )?;
         self.probes.set_scope(&policy.scope(self.host_ns))?;
-        tracing::info!("the policy {} is in force", path.display());
-        Ok(())
+        tracing::info!("the policy {} is in force", config.policy.display());
+        let digest = digest_of(&admission);
+        let what = loaded(SelfPart::Admission, digest.bytes());
+        let events = vec![PolicyEvent::agent(SelfPart::Admission, &digest)];
+        let context = ContextEvent::of_agent(clock::boot_ns(), what);
+        self.containers
+            .set_policy(admission, events, context)
+            .await?;
+        tracing::info!(
+            "the policy in {} is in force",
+            config.admission.rules.display()
+        );
+        Ok(Ok(()))
     }
 
     fn say(
@@ -305,6 +359,7 @@ impl Daemon {
         Ok(self.queue.send(Message::Say {
             policy_events,
             context,
+            done: None,
         })?)
     }
 }
@@ -341,6 +396,45 @@ fn read_policy(path: &Path) -> Result<(MeasurementPolicy, Vec<u8>), DaemonError>
         source,
     })?;
     Ok((policy, text.into_bytes()))
+}
+
+fn read_admission(dir: &Path) -> Result<Admission, DaemonError> {
+    Admission::read(dir).map_err(|source| DaemonError::Rules {
+        dir: dir.to_owned(),
+        source: Box::new(source),
+    })
+}
+
+fn digest_of(admission: &Admission) -> Digest {
+    let PolicyDigest(sha256) = admission.files().digest();
+    // SHA-256 has 32 bytes.
+    Digest::new(HashAlgorithm::Sha256, &sha256)
+        .unwrap_or_else(|_| HashAlgorithm::Sha256.digest(&sha256))
+}
+
+fn loaded(part: SelfPart, sha256: &[u8]) -> proto::context_event::What {
+    proto::context_event::What::PolicyLoaded(proto::PolicyLoaded {
+        sha256: sha256.to_vec(),
+        name: part.to_string(),
+    })
+}
+
+/// Where a reload that was asked for is answered.
+type Answer = oneshot::Sender<Result<(), String>>;
+
+/// Opens the sockets of root's hooks and of the users'; what is asked for on them is to be done by the daemon.
+fn serve_hooks(
+    config: &Config,
+    containers: &Arc<Containers>,
+) -> Result<mpsc::Receiver<Answer>, DaemonError> {
+    let (reload, asked) = mpsc::channel(1);
+    let socket = &config.admission.socket;
+    let users = config.admission.users.iter();
+    let sockets = users.map(|user| (*user, socket.with_file_name(format!("hook-{user}.sock"))));
+    for (user, path) in std::iter::once((0, socket.clone())).chain(sockets) {
+        hooks::serve(&path, user, Arc::clone(containers), reload.clone())?;
+    }
+    Ok(asked)
 }
 
 fn sink(config: &Config) -> Result<Box<dyn Sink>, SinkError> {

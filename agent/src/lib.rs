@@ -3,9 +3,11 @@
 //! of the list that results.
 //!
 //! Data goes one way: `probes` → `containers` → `measure` → `ledger` → `sink`.
+//! `admission` answers engines' hooks: it has images measured and says which containers may run.
 //! `daemon` wires them for the binary `cimad`; `cli` holds the subcommands of
 //! `cima`, which read lists and need no daemon; `verify` judges a list. ARCHITECTURE.md draws it.
 
+pub mod admission;
 pub mod cli;
 pub mod clock;
 pub mod config;

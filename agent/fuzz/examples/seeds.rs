@@ -194,7 +194,7 @@ fn said(start: u64) -> (Vec<PolicyEvent>, Batch) {
     let digest = HashAlgorithm::Sha256.digest(b"a program");
     let mut events = vec![
         PolicyEvent::agent(SelfPart::Binary, &digest),
-        PolicyEvent::violation(Violation::Loss, b"", "cause=map-ring-full;count=3;at=7"),
+        PolicyEvent::own_violation(Violation::Loss, "cause=map-ring-full;count=3;at=7"),
     ];
     let mut batch = Batch::new();
     batch.set_queue(5, 4096 * start);
@@ -212,6 +212,25 @@ fn said(start: u64) -> (Vec<PolicyEvent>, Batch) {
         What::Parts(proto::Parts { parts: vec![part] }),
         What::PolicyLoaded(proto::PolicyLoaded {
             sha256: vec![7; 32],
+            name: "admission".to_owned(),
+        }),
+        What::Created(proto::Created {
+            container: 9,
+            id: "c1".to_owned(),
+            image: vec![8; 32],
+            mnt_ns: 4_026_532_000,
+            input: "{}".to_owned(),
+            reasons: vec!["a reason".to_owned()],
+            volumes: vec![proto::Volume {
+                destination: "/data".to_owned(),
+                source: "/srv".to_owned(),
+                device: 8 << 20 | 1,
+            }],
+            ..Default::default()
+        }),
+        What::Gone(proto::Gone {
+            container: 9,
+            cause: proto::gone::Cause::Ended.into(),
         }),
         What::Loss(proto::Loss {
             cause: "map-ring-full".to_owned(),
@@ -242,11 +261,12 @@ fn texts() -> Vec<(&'static str, String)> {
         ("policy", policy),
         (
             "policy-host",
-            "version = 1\ncandidate = []\nmeasure_host = true\n".to_owned(),
+            "version = 1\ncandidate = []\nmeasure_host = true\nunregistered = \"deny\"\n"
+                .to_owned(),
         ),
         (
             "candidate",
-            "mnt+pid+user+uts+net+ipc+cgroup+time".to_owned(),
+            "newns+newpid+newuser+newuts+newnet+newipc+newcgroup+newtime".to_owned(),
         ),
         ("config", include_str!("../../etc/cimad.toml").to_owned()),
         (

@@ -45,7 +45,12 @@ fn one(record: &[u8]) {
     assert!(matches!(identity.container_id.len(), 0 | 64));
     let measured = measure(&event, &identity, BOOT);
     if let Some(said) = &measured.policy_event {
-        listed(said, event.file.path.as_deref());
+        let path = match event.what {
+            // Of a container's root, whatever program made it so.
+            What::Change(..) => Some(&b"/"[..]),
+            _ => event.file.path.as_deref(),
+        };
+        listed(said, path);
     }
     let mut batch = Batch::new();
     batch.push(measured.context);

@@ -11,8 +11,8 @@ use std::{
 };
 
 use cima_api::{
-    CreateReply, CreateRequest, ExplainReply, ExplainRequest, LARGEST_MESSAGE, StopReply,
-    StopRequest, containers_client::ContainersClient,
+    CreateReply, CreateRequest, ExplainReply, ExplainRequest, LARGEST_MESSAGE, ReloadReply,
+    ReloadRequest, StopReply, StopRequest, containers_client::ContainersClient,
 };
 use hyper_util::rt::TokioIo;
 use tokio::{net::UnixStream, runtime, time};
@@ -146,6 +146,16 @@ impl Cimad {
             client
                 .explain(request(ExplainRequest { container }, within))
                 .await
+        })
+    }
+
+    /// Has the policies read again.
+    ///
+    /// # Errors
+    /// See [`AskError`]; [`AskError::Refused`] with [`Code::FailedPrecondition`] if they are not taken, and why.
+    pub fn reload(&self, within: Duration) -> Result<ReloadReply, AskError> {
+        self.ask(within, async |client| {
+            client.reload(request(ReloadRequest {}, within)).await
         })
     }
 

@@ -23,7 +23,8 @@ use cima_agent::{
 use clap::{CommandFactory as _, Parser, Subcommand};
 use clap_complete::Shell;
 
-/// Reads and verifies what cimad measured, digests images and tries policies. Needs no daemon.
+/// Reads and verifies what cimad measured, digests images, tries policies, and tells container engines of cimad's
+/// hook. Needs no daemon, but for `hook check`, `policy explain` and `policy reload`.
 #[derive(Debug, Parser)]
 #[command(
     name = "cima",
@@ -34,6 +35,7 @@ use clap_complete::Shell;
   cima verify list.ima --pcrs pcrs.yaml        on another host
   cima digest containers-storage:web:1         one digest for a whole image
   cima diff oci:web:v1 overlay:web             what was published, and what the node has
+  cima hook install                            let cimad judge what the engines here start
   cima policy test DIR --input FILE            would the container start?
 
 Exit codes: 0 good, 1 the verdict is negative, 2 usage or environment."
@@ -50,6 +52,7 @@ enum Command {
     Digest(DigestArgs),
     Diff(DiffArgs),
     Reference(ReferenceArgs),
+    Hook(HookArgs),
     Policy(PolicyArgs),
     /// Print a completion script for a shell
     ///
@@ -78,6 +81,7 @@ fn run(command: &Command) -> Result<Outcome, Box<dyn Error>> {
         Command::Digest(args) => Ok(digest::run(args)?),
         Command::Diff(args) => Ok(diff::run(args)?),
         Command::Reference(args) => Ok(reference::run(args)?),
+        Command::Hook(args) => Ok(hook::run(args)?),
         Command::Policy(args) => Ok(policy::run(args)?),
         Command::Completions { shell } => Ok(completions(*shell)?),
     }

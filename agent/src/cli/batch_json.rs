@@ -52,7 +52,16 @@ enum Said {
     Mapping(Mapping),
     Loss(Loss),
     PolicyLoaded {
+        name: String,
         sha256: String,
+    },
+    Change(Change),
+    Ended(Ended),
+    Refused(Refused),
+    Created(Created),
+    Gone {
+        container: u64,
+        cause: String,
     },
     Parts(Vec<Part>),
     Breach(Breach),
@@ -74,6 +83,7 @@ struct Identity {
     cgroup_id: u64,
     cgroup_path: String,
     container_id: String,
+    container: u64,
 }
 
 #[derive(Serialize)]
@@ -157,6 +167,7 @@ struct Mapping {
     kernel_read_id: u64,
     writer: bool,
     copied_up: bool,
+    volume: String,
 }
 
 #[derive(Serialize)]
@@ -169,6 +180,69 @@ struct Breach {
     prot: u32,
     map_flags: u64,
     kernel_load_id: u64,
+}
+
+#[derive(Serialize)]
+struct Change {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    task: Option<Task>,
+    /// The program that the task runs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    file: Option<File>,
+    kind: String,
+    flags: u32,
+    mnt_ns: u32,
+    mnt_generation: u64,
+    pid_ns: u32,
+    user_ns: u32,
+    uts_ns: u32,
+    net_ns: u32,
+    ipc_ns: u32,
+    cgroup_ns: u32,
+    time_ns: u32,
+    container: u64,
+    gathered: u32,
+    root_device: u32,
+    other_root: bool,
+}
+
+#[derive(Serialize)]
+struct Ended {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    task: Option<Task>,
+    status: u32,
+}
+
+#[derive(Serialize)]
+struct Refused {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    task: Option<Task>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    file: Option<File>,
+}
+
+#[derive(Serialize)]
+struct Created {
+    container: u64,
+    id: String,
+    image: String,
+    mnt_ns: u32,
+    mnt_generation: u64,
+    init_tgid: u32,
+    init_start_ns: u64,
+    /// The JSON text, escaped like any other.
+    input: String,
+    allowed: bool,
+    reasons: Vec<String>,
+    policy: String,
+    volumes: Vec<Volume>,
+}
+
+#[derive(Serialize)]
+struct Volume {
+    destination: String,
+    source: String,
+    device: u32,
 }
 
 #[derive(Serialize)]
@@ -256,8 +330,22 @@ impl From<EventView<'_>> for Event {
                 Some(What::Parts(proto::Parts { parts })) => {
                     Said::Parts(parts.into_iter().map(Part::from).collect())
                 }
-                Some(What::PolicyLoaded(proto::PolicyLoaded { sha256 })) => Said::PolicyLoaded {
-                    sha256: hex::encode(sha256),
+                Some(What::PolicyLoaded(proto::PolicyLoaded { sha256, name })) => {
+                    Said::PolicyLoaded {
+                        name: escaped(name.as_bytes()),
+                        sha256: hex::encode(sha256),
+                    }
+                }
+                Some(What::Change(change)) => Said::Change(Change::new(change, place)),
+                Some(What::Ended(ended)) => Said::Ended(Ended::new(ended, place)),
+                Some(What::Refused(refused)) => Said::Refused(Refused::new(refused, place)),
+                Some(What::Created(created)) => Said::Created(created.into()),
+                Some(What::Gone(proto::Gone { container, cause })) => Said::Gone {
+                    container,
+                    cause: proto::gone::Cause::try_from(cause).map_or_else(
+                        |_| cause.to_string(),
+                        |cause| cause.as_str_name().to_owned(),
+                    ),
                 },
                 None => unknown(),
             },
@@ -280,6 +368,7 @@ impl From<proto::Identity> for Identity {
             cgroup_id,
             cgroup_path,
             container_id,
+            container,
         } = identity;
         Self {
             mnt_ns,
@@ -294,6 +383,7 @@ impl From<proto::Identity> for Identity {
             cgroup_id,
             cgroup_path: escaped(&cgroup_path),
             container_id: escaped(container_id.as_bytes()),
+            container,
         }
     }
 }
@@ -453,6 +543,7 @@ impl Mapping {
             kernel_read_id,
             writer,
             copied_up,
+            volume,
         } = mapping;
         Self {
             task: place.task(),
@@ -468,6 +559,7 @@ impl Mapping {
             kernel_read_id,
             writer,
             copied_up,
+            volume: escaped(volume.as_bytes()),
         }
     }
 }
@@ -488,6 +580,116 @@ impl Breach {
             prot,
             map_flags,
             kernel_load_id,
+        }
+    }
+}
+
+impl Change {
+    fn new(change: proto::Change, mut place: InPlace) -> Self {
+        let proto::Change {
+            kind,
+            flags,
+            mnt_ns,
+            mnt_generation,
+            pid_ns,
+            user_ns,
+            uts_ns,
+            net_ns,
+            ipc_ns,
+            cgroup_ns,
+            time_ns,
+            container,
+            gathered,
+            root_device,
+            other_root,
+        } = change;
+        Self {
+            task: place.task(),
+            file: place.file(),
+            kind: proto::change::Kind::try_from(kind)
+                .map_or_else(|_| kind.to_string(), |kind| kind.as_str_name().to_owned()),
+            flags,
+            mnt_ns,
+            mnt_generation,
+            pid_ns,
+            user_ns,
+            uts_ns,
+            net_ns,
+            ipc_ns,
+            cgroup_ns,
+            time_ns,
+            container,
+            gathered,
+            root_device,
+            other_root,
+        }
+    }
+}
+
+impl Ended {
+    fn new(ended: proto::Ended, mut place: InPlace) -> Self {
+        let proto::Ended { status } = ended;
+        Self {
+            task: place.task(),
+            status,
+        }
+    }
+}
+
+impl Refused {
+    fn new(refused: proto::Refused, mut place: InPlace) -> Self {
+        let proto::Refused {} = refused;
+        Self {
+            task: place.task(),
+            file: place.file(),
+        }
+    }
+}
+
+impl From<proto::Created> for Created {
+    fn from(created: proto::Created) -> Self {
+        let proto::Created {
+            container,
+            id,
+            image,
+            mnt_ns,
+            mnt_generation,
+            init_tgid,
+            init_start_ns,
+            input,
+            allowed,
+            reasons,
+            policy,
+            volumes,
+        } = created;
+        let volume = |volume: proto::Volume| {
+            let proto::Volume {
+                destination,
+                source,
+                device,
+            } = volume;
+            Volume {
+                destination: escaped(destination.as_bytes()),
+                source: escaped(source.as_bytes()),
+                device,
+            }
+        };
+        Self {
+            container,
+            id: escaped(id.as_bytes()),
+            image: hex::encode(image),
+            mnt_ns,
+            mnt_generation,
+            init_tgid,
+            init_start_ns,
+            input: escaped(input.as_bytes()),
+            allowed,
+            reasons: reasons
+                .iter()
+                .map(|reason| escaped(reason.as_bytes()))
+                .collect(),
+            policy: hex::encode(policy),
+            volumes: volumes.into_iter().map(volume).collect(),
         }
     }
 }

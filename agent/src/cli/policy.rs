@@ -5,14 +5,21 @@ use std::{
     fs::File,
     io::{self, IsTerminal as _, Read, Write as _},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
+use cima_hook::{
+    client::{AskError, Cimad},
+    printable,
+};
 use cima_policies::admission::{
     Admission, AdmissionError, DATA, EXAMPLE, FilesError, Input, InputError, MAX_DATA, MAX_RULES,
     PolicySource, schema_text, sources,
 };
 use clap::{Args, Subcommand};
+use serde::Deserialize;
 use serde_json::json;
+use tonic::Code;
 
 use super::{unless_broken_pipe, verdict::Paint};
 use crate::exit::Outcome;
@@ -30,6 +37,8 @@ pub struct PolicyArgs {
 #[derive(Debug, Subcommand)]
 enum PolicyCommand {
     Test(TestArgs),
+    Explain(ExplainArgs),
+    Reload(ReloadArgs),
     /// Print the JSON schema of the input
     ///
     /// What a rule may ask for as `input`, with a description of each field.
@@ -49,6 +58,44 @@ Exit codes: 0 printed, 2 usage.")]
 Exit codes: 0 printed, 2 usage.")]
     Example,
 }
+
+/// Say how a container was judged, and by what
+///
+/// Asks cimad, as root. Of containers that are gone it remembers the last thousand of this boot.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  cima policy explain web
+  cima policy explain --json 8c2f01b7aa90 | jq .input > input.json
+
+Exit codes: 0 it was allowed, 1 it was denied, 2 usage, cimad does not know it or does not answer.")]
+struct ExplainArgs {
+    /// Its name, or its id or at least twelve digits of it
+    #[arg(value_name = "CONTAINER")]
+    container: String,
+    /// Where cimad listens
+    #[arg(long, value_name = "SOCKET")]
+    socket: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Have cimad read its policies again, and say whether it took them
+///
+/// The same as SIGHUP, with an answer. Of policies that are wrong none is taken.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  cima policy test /etc/cima/admission --input input.json && cima policy reload
+
+Exit codes: 0 they are in force, 1 they are wrong and the ones before stay, 2 usage, or cimad does not answer.")]
+struct ReloadArgs {
+    /// Where cimad listens
+    #[arg(long, value_name = "SOCKET")]
+    socket: Option<PathBuf>,
+}
+
+/// How long cimad may take to explain, and to read policies.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Say whether a container would be allowed to start
 ///
@@ -111,6 +158,12 @@ pub enum PolicyError {
         #[source]
         source: InputError,
     },
+    /// cimad.
+    #[error(transparent)]
+    Ask(#[from] AskError),
+    /// What cimad said.
+    #[error("cimad's answer is no explanation: {0}")]
+    Explanation(#[source] serde_json::Error),
     /// The output failed.
     #[error("cannot write to standard output: {0}")]
     Write(#[source] io::Error),
@@ -123,6 +176,8 @@ pub enum PolicyError {
 pub fn run(args: &PolicyArgs) -> Result<Outcome, PolicyError> {
     match &args.command {
         PolicyCommand::Test(args) => test(args),
+        PolicyCommand::Explain(args) => explain(args),
+        PolicyCommand::Reload(args) => reload(args),
         PolicyCommand::Schema => print(&schema_text()),
         PolicyCommand::Example => print(EXAMPLE),
     }
@@ -154,6 +209,117 @@ fn test(args: &TestArgs) -> Result<Outcome, PolicyError> {
     } else {
         Outcome::Negative
     })
+}
+
+/// What cimad says of a container; the input is shown as JSON alone.
+#[derive(Deserialize)]
+struct Explanation {
+    id: String,
+    allowed: bool,
+    reasons: Vec<String>,
+    image: String,
+    policy: String,
+    pid: u32,
+    gone: Option<String>,
+    input: Input,
+}
+
+fn explain(args: &ExplainArgs) -> Result<Outcome, PolicyError> {
+    let cimad = Cimad::at(args.socket.clone())?;
+    let answer = cimad.explain(&args.container, PATIENCE)?.json;
+    let told: Explanation = serde_json::from_str(&answer).map_err(PolicyError::Explanation)?;
+    let outcome = if told.allowed {
+        Outcome::Good
+    } else {
+        Outcome::Negative
+    };
+    if args.json {
+        print(&(answer + "\n"))?;
+        return Ok(outcome);
+    }
+    let paint = Paint::when(io::stdout().is_terminal());
+    let mut text = if told.allowed {
+        paint.good("allowed") + "\n"
+    } else {
+        String::new()
+    };
+    for reason in &told.reasons {
+        text += &format!("{}\n", paint.bad(&format!("denied: {}", printable(reason))));
+    }
+    let input = &told.input;
+    let or = |text: &Option<String>, none: &str| printable(text.as_deref().unwrap_or(none));
+    let state = told
+        .gone
+        .as_deref()
+        .map_or_else(|| format!("process {}", told.pid), str::to_lowercase);
+    let measured = match (told.image.is_empty(), &input.image.error) {
+        (true, error) => format!("not measured: {}", or(error, "nobody says why")),
+        (false, _) => told.image.clone(),
+    };
+    let rows = [
+        (
+            "container",
+            format!("{} {}", printable(&told.id), or(&input.container.name, "")),
+        ),
+        ("state", printable(&state)),
+        ("image", or(&input.image.reference, "of no name")),
+        ("measured", measured),
+        ("command", printable(&input.process.args.join(" "))),
+        (
+            "user",
+            format!("{}:{}", input.process.uid, input.process.gid),
+        ),
+        (
+            "upper",
+            if input.upper.dirty {
+                "dirty".into()
+            } else if input.upper.audited {
+                "clean".into()
+            } else {
+                "not audited".into()
+            },
+        ),
+        ("policy", printable(&told.policy)),
+    ];
+    for (name, value) in rows {
+        text += &format!("{name:<10} {}\n", value.trim_end());
+    }
+    for finding in &input.upper.findings {
+        text += &format!(
+            "{:<10} {} {}: {}\n",
+            "found",
+            printable(&finding.path),
+            printable(&finding.what),
+            printable(&finding.why)
+        );
+    }
+    for volume in &input.volumes {
+        let access = if volume.writable { "rw" } else { "ro" };
+        let execute = if volume.executable { "exec" } else { "noexec" };
+        text += &format!(
+            "{:<10} {} at {} ({access}, {execute})\n",
+            "volume",
+            printable(&volume.source),
+            printable(&volume.destination)
+        );
+    }
+    print(&text)?;
+    Ok(outcome)
+}
+
+fn reload(args: &ReloadArgs) -> Result<Outcome, PolicyError> {
+    match Cimad::at(args.socket.clone())?.reload(PATIENCE) {
+        Ok(_) => print("the policies are in force\n"),
+        Err(AskError::Refused {
+            code: Code::FailedPrecondition,
+            message,
+            ..
+        }) => {
+            print(&(printable(&message) + "\n"))?;
+            Ok(Outcome::Negative)
+        }
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// The policy of all files and directories together.

@@ -143,7 +143,7 @@ impl Ledger {
     }
 
     fn violation(&self, detail: &str) -> Result<Line, LedgerError> {
-        let event = PolicyEvent::violation(Violation::Chain, b"", detail);
+        let event = PolicyEvent::own_violation(Violation::Chain, detail);
         Line::of(self.pcr, &event.name, event.payload.as_bytes())
     }
 

@@ -27,7 +27,7 @@ mod tests;
 mod writer_tests;
 
 use std::{
-    collections::HashSet,
+    collections::{BTreeMap, HashSet},
     io,
     path::{Path, PathBuf},
     sync::Arc,
@@ -37,6 +37,7 @@ use std::{
 use ima_log::{Digest, EntryError, HashAlgorithm, Replay};
 
 use crate::{
+    containers::Registry,
     measure::{Batch, PolicyEvent, Violation, proto},
     sink::{Sink, SinkError},
 };
@@ -51,7 +52,7 @@ pub(crate) use intent::reread as reread_intent;
 pub use recovery::Opened;
 pub use segment::{SUFFIX, segments};
 pub use told::Losses;
-pub use writer::{Feed, Message, Writer, WriterGone, WriterHandle, drain};
+pub use writer::{Done, Feed, Message, Writer, WriterGone, WriterHandle, drain};
 
 /// No group is begun in a segment that has this many bytes.
 const SEGMENT_BYTES: u64 = 64 << 20;
@@ -139,6 +140,8 @@ pub struct Ledger {
     /// List and PCR do not fit, and that is not on disk yet.
     broken: Option<Broken>,
     told: Told,
+    /// Containers that events may name.
+    registry: Registry,
     entries: u64,
     /// Whether the agent before this one ended in order.
     stopped: bool,
@@ -250,8 +253,18 @@ impl Ledger {
     /// As [`Ledger::commit`].
     pub fn record_gap(&mut self, cause: &str) -> Result<(), LedgerError> {
         let detail = format!("cause={cause};before=cima-ctx:{}", self.told.next_batch());
-        let event = PolicyEvent::violation(Violation::Loss, b"", &detail);
+        let event = PolicyEvent::own_violation(Violation::Loss, &detail);
         self.commit(&[event], Batch::new())
+    }
+
+    /// Whom the numbers in events mean; with those of before this start in it.
+    pub fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    /// Containers that were admitted and of which the list does not say that they are gone, by their number.
+    pub fn containers(&self) -> &BTreeMap<u64, proto::Created> {
+        self.told.containers()
     }
 
     /// How far the kernel's queue is read: what the last batch that says so says. All

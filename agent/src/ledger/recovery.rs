@@ -18,7 +18,12 @@ use super::{
     segment::{Segment, Written, segments},
     told::Note,
 };
-use crate::{measure::proto, sink::Sink, verify::Start};
+use crate::{
+    containers::{Registered, Registry},
+    measure::proto,
+    sink::Sink,
+    verify::Start,
+};
 
 /// What was found when the list was opened.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -93,11 +98,15 @@ pub(super) fn open(
         replay: Replay::new(&banks),
         broken: None,
         told: Told::default(),
+        registry: Registry::default(),
         entries: 0,
         stopped: true,
     };
     let fit = ledger.read_back(&numbers, &held)?;
     let opened = ledger.resume(fit, &held)?;
+    for created in ledger.told.containers().values() {
+        ledger.registry.insert(Registered::of(created));
+    }
     Ok((ledger, opened))
 }
 

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use ima_log::Entry;
 
 use super::seen::{GENERATION, Key, Seen, key};
-use crate::measure::{Gist, batch_number, proto};
+use crate::measure::{Fate, Gist, batch_number, proto};
 
 /// Losses by cause and CPU.
 pub type Losses = BTreeMap<(String, u32), u64>;
@@ -26,6 +26,8 @@ pub(super) struct Told {
     losses: Losses,
     /// Time of the last event that is part of `losses`.
     loss_times: Losses,
+    /// Containers that were made and are not gone, by their number.
+    containers: BTreeMap<u64, proto::Created>,
 }
 
 impl Default for Told {
@@ -38,6 +40,7 @@ impl Default for Told {
             queue: None,
             losses: Losses::new(),
             loss_times: Losses::new(),
+            containers: BTreeMap::new(),
         }
     }
 }
@@ -94,6 +97,17 @@ impl Told {
         for (time_ns, loss) in &batch.losses {
             self.note_loss(*time_ns, loss);
         }
+        for fate in &batch.containers {
+            match fate {
+                Fate::Created(created) => {
+                    self.containers
+                        .insert(created.container, proto::Created::clone(created));
+                }
+                Fate::Gone(number) => {
+                    self.containers.remove(number);
+                }
+            }
+        }
     }
 
     /// After a broken chain a group may be in the list twice: the same loss counts once.
@@ -126,6 +140,10 @@ impl Told {
 
     pub(super) fn queue(&self) -> Option<proto::Queue> {
         self.queue
+    }
+
+    pub(super) fn containers(&self) -> &BTreeMap<u64, proto::Created> {
+        &self.containers
     }
 
     pub(super) fn losses(&self) -> &Losses {

@@ -25,6 +25,8 @@ use crate::{
 
 /// Events in one group at most: bounds an entry's size and the memory of a flood.
 pub(super) const GROUP: usize = 2000;
+/// Bytes of their context from which on there are no more: a reader takes entries of 16 MiB.
+const GROUP_BYTES: usize = 4 << 20;
 /// No context waits while this part of the queue is taken, a quarter: what is read leaves
 /// the queue only with its group.
 const CROWDED: u64 = 4;
@@ -97,10 +99,15 @@ pub enum Message {
         policy_events: Vec<PolicyEvent>,
         /// For the responder.
         context: Option<Box<ContextEvent>>,
+        /// Who waits until it is in the list and the TPM.
+        done: Option<Done>,
     },
     /// What is in the queue by now is to be written, then this, and then no more.
     End(Box<ContextEvent>),
 }
+
+/// Told when what was said is in the list and the TPM; dropped untold if the thread ends before.
+pub type Done = tokio::sync::oneshot::Sender<()>;
 
 /// The thread's other end.
 #[derive(Clone)]
@@ -158,14 +165,16 @@ impl Writer {
     ) -> io::Result<(Self, WriterHandle)> {
         let (messages, receiver) = channel();
         let stop = Arc::new(AtomicBool::new(false));
+        let identities = Identities::new(ledger.registry().clone());
         let desk = Desk {
             ledger,
             feed,
             messages: receiver,
-            identities: Identities::default(),
+            identities,
             group: Group::default(),
             end: None,
             abandoned: false,
+            waiting: Vec::new(),
             stop: Arc::clone(&stop),
             metrics,
             check,
@@ -225,7 +234,7 @@ pub fn drain(
     let mut recent = Vec::new();
     let mut last = Instant::now();
     let mut group = Group::default();
-    let mut identities = Identities::default();
+    let mut identities = Identities::new(ledger.registry().clone());
     while feed.position() < end {
         if let Some(event) = feed.read() {
             last = Instant::now();
@@ -238,7 +247,7 @@ pub fn drain(
         } else {
             break;
         }
-        if group.len() >= GROUP {
+        if group.is_full() {
             commit(ledger, std::mem::take(&mut group), feed)?;
         }
     }
@@ -272,6 +281,11 @@ impl Group {
         self.batch.len().max(self.events.len())
     }
 
+    /// Whether no more fits.
+    fn is_full(&self) -> bool {
+        self.len() >= GROUP || self.batch.bytes() >= GROUP_BYTES
+    }
+
     fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -281,7 +295,7 @@ impl Group {
         let (taken, room) = fill;
         let crowded = taken >= room / CROWDED;
         let waited = self.since.is_some_and(|since| since.elapsed() >= LINGER);
-        !self.is_empty() && (self.urgent || waited || crowded || self.len() >= GROUP)
+        !self.is_empty() && (self.urgent || waited || crowded || self.is_full())
     }
 
     /// How long it may still wait.
@@ -339,6 +353,8 @@ struct Desk {
     end: Option<(u64, Box<ContextEvent>)>,
     /// Nobody can send messages any more.
     abandoned: bool,
+    /// Who waits for the group at hand.
+    waiting: Vec<Done>,
     stop: Arc<AtomicBool>,
     metrics: Arc<Metrics>,
     /// How often the PCR is looked at, and when it was last.
@@ -383,12 +399,16 @@ impl Desk {
 
     /// Takes the messages that are there.
     fn listen(&mut self) {
-        while self.group.len() < GROUP {
+        while !self.group.is_full() {
             match self.messages.try_recv() {
                 Ok(Message::Say {
                     policy_events,
                     context,
-                }) => self.group.say(policy_events, context.map(|said| *said)),
+                    done,
+                }) => {
+                    self.group.say(policy_events, context.map(|said| *said));
+                    self.waiting.extend(done);
+                }
                 Ok(Message::End(farewell)) => self.end = Some((self.feed.end(), farewell)),
                 Err(TryRecvError::Empty) => return,
                 Err(TryRecvError::Disconnected) => {
@@ -402,7 +422,7 @@ impl Desk {
 
     /// Takes events as far as the group has room for them.
     fn read(&mut self) {
-        while self.group.len() < GROUP && !self.is_at_end() {
+        while !self.group.is_full() && !self.is_at_end() {
             let Some(event) = self.feed.read() else {
                 return;
             };
@@ -454,6 +474,10 @@ impl Desk {
         }
         self.metrics
             .written(self.ledger.entries() - before, &seen_ns);
+        for done in self.waiting.drain(..) {
+            // Who waited may have given up.
+            let _ = done.send(());
+        }
         Ok(())
     }
 

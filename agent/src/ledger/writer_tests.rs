@@ -124,6 +124,7 @@ fn say(handle: &WriterHandle, n: u32) {
     let message = Message::Say {
         policy_events: vec![event(n)],
         context: None,
+        done: None,
     };
     handle.send(message).unwrap();
 }

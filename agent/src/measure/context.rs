@@ -9,7 +9,9 @@ use prost::Message as _;
 use super::namespaced::namespaced_digest;
 use crate::{
     containers::Identity,
-    probes::{Breach, Command, Event, Hash as FileHash, How, Object, Process, Subject, What},
+    probes::{
+        Breach, ChangeKind, Command, Event, Hash as FileHash, How, Object, Process, Subject, What,
+    },
     shared::{Hashed, Shared},
 };
 
@@ -100,6 +102,14 @@ impl ContextEvent {
                 Happened::OfTask(task, Said::Mapping(mapping))
             }
             What::Breach(kind) => Happened::OfTask(task, Said::Breach(breach(*kind))),
+            What::Change(kind, change) => {
+                let change = changed(event, *kind, change);
+                Happened::OfTask(task, Said::Change(change))
+            }
+            What::Ended { status } => {
+                Happened::OfTask(task, Said::Ended(proto::Ended { status: *status }))
+            }
+            What::Denied => Happened::OfTask(task, Said::Refused(proto::Refused {})),
         };
         Self {
             time_ns: event.time_ns,
@@ -119,6 +129,7 @@ fn measured(
     let mut mapping = proto::Mapping {
         writer: event.flags & flag::WRITER != 0,
         copied_up: event.flags & flag::COPIED_UP != 0,
+        volume: identity.volume_of(&event.file).unwrap_or_default(),
         ..Default::default()
     };
     match how {
@@ -138,6 +149,44 @@ fn measured(
         FileHash::Failed(errno) => mapping.hash_error = *errno,
     }
     mapping
+}
+
+fn changed(event: &Event, kind: ChangeKind, change: &cima_abi::Change) -> proto::Change {
+    use proto::change::Kind;
+    // Taken apart so that a new field is not forgotten here.
+    let cima_abi::Change {
+        mnt_generation,
+        container,
+        ns,
+        flags,
+        gathered,
+        root_device,
+        reserved: _,
+    } = change;
+    let of = |of: Ns| ns[of as usize];
+    let kind = match kind {
+        ChangeKind::Made => Kind::Made,
+        ChangeKind::Joined => Kind::Joined,
+        ChangeKind::Pivoted => Kind::Pivoted,
+    };
+    let counted = Ns::ALL.into_iter().filter(|ns| gathered & ns.bit() != 0);
+    proto::Change {
+        kind: kind.into(),
+        flags: *flags,
+        mnt_ns: of(Ns::Mnt),
+        mnt_generation: *mnt_generation,
+        pid_ns: of(Ns::Pid),
+        user_ns: of(Ns::User),
+        uts_ns: of(Ns::Uts),
+        net_ns: of(Ns::Net),
+        ipc_ns: of(Ns::Ipc),
+        cgroup_ns: of(Ns::Cgroup),
+        time_ns: of(Ns::Time),
+        container: *container,
+        gathered: counted.fold(0, |flags, ns| flags | ns.clone_flag()),
+        root_device: *root_device,
+        other_root: event.flags & flag::OTHER_ROOT != 0,
+    }
 }
 
 fn breach(kind: Breach) -> proto::Breach {
@@ -198,6 +247,17 @@ pub struct Gist {
     pub stopped: bool,
     /// Losses, each with its time.
     pub losses: Vec<(u64, proto::Loss)>,
+    /// Containers that were made and may run, and the numbers of those that are no more, in order.
+    pub containers: Vec<Fate>,
+}
+
+/// What a list says of a container.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Fate {
+    /// It was made, and admitted.
+    Created(Box<proto::Created>),
+    /// The one with this number is no more.
+    Gone(u64),
 }
 
 impl Gist {
@@ -218,8 +278,14 @@ impl Gist {
     fn note(&mut self, time_ns: u64, what: Option<&Said>) {
         self.began.get_or_insert(time_ns);
         self.stopped = matches!(what, Some(Said::Stop(_)));
-        if let Some(Said::Loss(loss)) = what {
-            self.losses.push((time_ns, loss.clone()));
+        match what {
+            Some(Said::Loss(loss)) => self.losses.push((time_ns, loss.clone())),
+            Some(Said::Created(created)) if created.allowed => {
+                let created = Box::new(created.clone());
+                self.containers.push(Fate::Created(created));
+            }
+            Some(Said::Gone(gone)) => self.containers.push(Fate::Gone(gone.container)),
+            _ => {}
         }
     }
 }
@@ -289,6 +355,7 @@ impl Batch {
                 cgroup_id: identity.cgroup_id,
                 cgroup_path: identity.cgroup.clone(),
                 container_id: identity.container_id.clone(),
+                container: identity.container,
             },
         )
     }
@@ -351,6 +418,11 @@ impl Batch {
     /// Events so far.
     pub fn len(&self) -> usize {
         self.len
+    }
+
+    /// Bytes of its events so far.
+    pub fn bytes(&self) -> usize {
+        self.events.len()
     }
 
     /// Whether there is nothing to say.
@@ -486,6 +558,7 @@ mod tests {
                 cgroup_id: 2,
                 cgroup: b"/".to_vec(),
                 cgroup_truncated: false,
+                container: 0,
             }),
             file: Shared::new(Object {
                 id: cima_abi::FileId {

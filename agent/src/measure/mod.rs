@@ -12,7 +12,7 @@ mod namespaced;
 mod policy_event;
 
 pub use context::{
-    Batch, ContextEvent, Gist, PAYLOAD_PREFIX, batch_name, batch_number, decode_batch, proto,
+    Batch, ContextEvent, Fate, Gist, PAYLOAD_PREFIX, batch_name, batch_number, decode_batch, proto,
 };
 pub use name::{escape, unescape};
 pub use namespaced::namespaced_digest;
@@ -21,7 +21,7 @@ pub use policy_event::{PolicyEvent, SelfPart, Violation};
 use cima_abi::flag;
 
 use crate::{
-    containers::Identity,
+    containers::{Identity, Provenance},
     probes::{Breach, Event, Hash, What},
     shared::Shared,
 };
@@ -41,11 +41,28 @@ pub struct Measured {
 
 /// Measures one event of the container `identity`, on the boot `boot_id`.
 pub fn measure(event: &Event, identity: &Shared<Identity>, boot_id: &str) -> Measured {
+    let said = Said {
+        provenance: &identity.provenance,
+        event,
+    };
     let policy_event = match &event.what {
-        What::Measured { hash, .. } => Some(measured(event, hash)),
-        What::Breach(breach) => Some(breached(event, *breach)),
-        // What is executed is also measured; the execution itself is context.
-        What::Exec(_) => None,
+        What::Measured { hash, .. } => Some(said.measured(hash)),
+        What::Breach(breach) => Some(said.breached(*breach)),
+        // What is executed is also measured; the execution itself is context, unless nobody may execute there.
+        What::Exec(_) if event.flags & flag::UNREGISTERED != 0 => {
+            Some(said.violation(Violation::Unregistered, "executed"))
+        }
+        What::Denied => Some(said.violation(Violation::Unregistered, "denied")),
+        What::Change(..) if event.flags & flag::OTHER_ROOT != 0 => {
+            // Whatever program the runtime is: its path is not the container's.
+            Some(PolicyEvent::violation(
+                Violation::Root,
+                &identity.provenance,
+                b"/",
+                "other",
+            ))
+        }
+        What::Exec(_) | What::Change(..) | What::Ended { .. } => None,
     };
     Measured {
         policy_event,
@@ -53,49 +70,59 @@ pub fn measure(event: &Event, identity: &Shared<Identity>, boot_id: &str) -> Mea
     }
 }
 
-fn measured(event: &Event, hash: &Hash) -> PolicyEvent {
-    let path = event.file.path.as_deref();
-    let kind = event.file.id.mode & S_IFMT;
-    if kind != S_IFREG {
-        // The kernel hashes as many bytes as the size says: none of a device.
-        return violation(event, Violation::Hash, &format!("type={kind:o}"));
-    }
-    let digest = match hash {
-        Hash::Digest(digest) => digest,
-        Hash::Unusable(algorithm) => {
-            let detail = format!("algorithm={algorithm}");
-            return violation(event, Violation::Hash, &detail);
+/// What a verifier is told of an event.
+struct Said<'a> {
+    provenance: &'a Provenance,
+    event: &'a Event,
+}
+
+impl Said<'_> {
+    fn measured(&self, hash: &Hash) -> PolicyEvent {
+        let event = self.event;
+        let path = event.file.path.as_deref();
+        let kind = event.file.id.mode & S_IFMT;
+        if kind != S_IFREG {
+            // The kernel hashes as many bytes as the size says: none of a device.
+            return self.violation(Violation::Hash, &format!("type={kind:o}"));
         }
-        Hash::Failed(errno) => {
-            let detail = format!("errno={}", -errno);
-            return violation(event, Violation::Hash, &detail);
-        }
-    };
-    let detail = if event.flags & flag::COPIED_UP != 0 {
-        "copied-up"
-    } else if event.flags & flag::WRITER != 0 {
-        "open"
-    } else {
-        let Some(path) = path else {
-            let detail = format!("inode={};{digest}", event.file.id.inode);
-            return violation(event, Violation::Path, &detail);
+        let digest = match hash {
+            Hash::Digest(digest) => digest,
+            Hash::Unusable(algorithm) => {
+                let detail = format!("algorithm={algorithm}");
+                return self.violation(Violation::Hash, &detail);
+            }
+            Hash::Failed(errno) => {
+                let detail = format!("errno={}", -errno);
+                return self.violation(Violation::Hash, &detail);
+            }
         };
-        return PolicyEvent::exec(path, digest);
-    };
-    violation(event, Violation::Writer, &format!("{detail};{digest}"))
-}
-
-fn breached(event: &Event, breach: Breach) -> PolicyEvent {
-    match breach {
-        Breach::Written => violation(event, Violation::Writer, "mapped"),
-        Breach::Mprotect { .. } => violation(event, Violation::Mprotect, "file"),
-        Breach::Anonymous { .. } => violation(event, Violation::Anonymous, "memory"),
-        Breach::KernelLoad { id } => violation(event, Violation::KernelLoad, &format!("id={id}")),
+        let detail = if event.flags & flag::COPIED_UP != 0 {
+            "copied-up"
+        } else if event.flags & flag::WRITER != 0 {
+            "open"
+        } else {
+            let Some(path) = path else {
+                let detail = format!("inode={};{digest}", event.file.id.inode);
+                return self.violation(Violation::Path, &detail);
+            };
+            return PolicyEvent::exec(self.provenance, path, digest);
+        };
+        self.violation(Violation::Writer, &format!("{detail};{digest}"))
     }
-}
 
-fn violation(event: &Event, kind: Violation, detail: &str) -> PolicyEvent {
-    PolicyEvent::violation(kind, event.file.path.as_deref().unwrap_or_default(), detail)
+    fn breached(&self, breach: Breach) -> PolicyEvent {
+        match breach {
+            Breach::Written => self.violation(Violation::Writer, "mapped"),
+            Breach::Mprotect { .. } => self.violation(Violation::Mprotect, "file"),
+            Breach::Anonymous { .. } => self.violation(Violation::Anonymous, "memory"),
+            Breach::KernelLoad { id } => self.violation(Violation::KernelLoad, &format!("id={id}")),
+        }
+    }
+
+    fn violation(&self, kind: Violation, detail: &str) -> PolicyEvent {
+        let path = self.event.file.path.as_deref().unwrap_or_default();
+        PolicyEvent::violation(kind, self.provenance, path, detail)
+    }
 }
 
 /// What is said of `count` events that were lost on `cpu` at `at_ns` since boot. With the
@@ -108,7 +135,7 @@ pub fn loss(cause: &str, cpu: u32, count: u64, at_ns: u64) -> (PolicyEvent, Cont
         count,
     };
     (
-        PolicyEvent::violation(Violation::Loss, b"", &detail),
+        PolicyEvent::own_violation(Violation::Loss, &detail),
         ContextEvent::of_agent(at_ns, proto::context_event::What::Loss(loss)),
     )
 }

@@ -39,7 +39,10 @@ pub fn namespaced_digest(file: &Digest, identity: &Identity, boot_id: &str) -> [
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::containers::Provenance;
     use ima_log::HashAlgorithm;
     use proptest::prelude::*;
 
@@ -58,6 +61,9 @@ mod tests {
                 cgroup_id,
                 cgroup: Vec::new(),
                 container_id,
+                container: 0,
+                provenance: Provenance::Unregistered,
+                volumes: Arc::from([]),
             })
     }
 
@@ -69,6 +75,9 @@ mod tests {
             cgroup_id: 10,
             cgroup: Vec::new(),
             container_id: "c".repeat(64),
+            container: 0,
+            provenance: Provenance::Unregistered,
+            volumes: Arc::from([]),
         };
         let digest = namespaced_digest(&HashAlgorithm::Sha256.digest(b"abc"), &identity, BOOT);
         // Computed with Python's hashlib from the description above.

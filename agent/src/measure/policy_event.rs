@@ -5,11 +5,10 @@
 use std::fmt;
 
 use ima_log::Digest;
+use image_digest::ImageDigest;
 
 use super::name::escape;
-
-/// Stands for the image in events of a container that no hook announced.
-const UNREGISTERED: &str = "unregistered";
+use crate::containers::Provenance;
 
 /// One policy event.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -35,6 +34,10 @@ pub enum Violation {
     Anonymous,
     /// The kernel took code from a task's memory.
     KernelLoad,
+    /// A program was executed, or was to be, in what is a container and nobody registered.
+    Unregistered,
+    /// A container got another root than the one that was measured.
+    Root,
     /// Events were lost on their way from the kernel.
     Loss,
     /// List and PCR do not fit each other.
@@ -50,6 +53,8 @@ impl fmt::Display for Violation {
             Self::Mprotect => "mprotect",
             Self::Anonymous => "anonymous",
             Self::KernelLoad => "kernel-load",
+            Self::Unregistered => "unregistered",
+            Self::Root => "root",
             Self::Loss => "loss",
             Self::Chain => "chain",
         })
@@ -67,6 +72,8 @@ pub enum SelfPart {
     Config,
     /// The measurement policy in force.
     Policy,
+    /// The admission policy in force.
+    Admission,
 }
 
 impl fmt::Display for SelfPart {
@@ -76,25 +83,39 @@ impl fmt::Display for SelfPart {
             Self::Probes => "probes",
             Self::Config => "config",
             Self::Policy => "policy",
+            Self::Admission => "admission",
         })
     }
 }
 
 impl PolicyEvent {
-    /// A file of an unregistered container, mapped executable.
-    pub fn exec(path: &[u8], digest: &Digest) -> Self {
+    /// The image of a container.
+    pub fn image(digest: &ImageDigest) -> Self {
         Self {
-            name: format!("cima-exec:{UNREGISTERED}:{}", escape(path)),
+            name: format!("cima-image:{digest}"),
+            payload: format!("v1;image={digest}"),
+        }
+    }
+
+    /// A file that was mapped executable or executed there.
+    pub fn exec(provenance: &Provenance, path: &[u8], digest: &Digest) -> Self {
+        Self {
+            name: format!("cima-exec:{provenance}:{}", escape(path)),
             payload: format!("v1;{digest}"),
         }
     }
 
     /// Something that should not be.
-    pub fn violation(kind: Violation, path: &[u8], detail: &str) -> Self {
+    pub fn violation(kind: Violation, provenance: &Provenance, path: &[u8], detail: &str) -> Self {
         Self {
-            name: format!("cima-violation:{kind}:{UNREGISTERED}:{}", escape(path)),
+            name: format!("cima-violation:{kind}:{provenance}:{}", escape(path)),
             payload: format!("v1;{kind};{}", escape(detail.as_bytes())),
         }
+    }
+
+    /// Something that should not be and is no container's doing.
+    pub fn own_violation(kind: Violation, detail: &str) -> Self {
+        Self::violation(kind, &Provenance::Unregistered, b"", detail)
     }
 
     /// A part of the agent.
@@ -115,12 +136,21 @@ mod tests {
     fn names_and_payloads_are_the_documented_ones() {
         let digest = HashAlgorithm::Sha256.digest(b"");
         let hex = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
-        let exec = PolicyEvent::exec(b"/usr/bin/a b", &digest);
+        let nobody = Provenance::Unregistered;
+        let exec = PolicyEvent::exec(&nobody, b"/usr/bin/a b", &digest);
         assert_eq!(exec.name, "cima-exec:unregistered:/usr/bin/a%20b");
         assert_eq!(exec.payload, format!("v1;sha256:{hex}"));
-        let violation = PolicyEvent::violation(Violation::Hash, b"/x", "errno=5");
+        let violation = PolicyEvent::violation(Violation::Hash, &nobody, b"/x", "errno=5");
         assert_eq!(violation.name, "cima-violation:hash:unregistered:/x");
         assert_eq!(violation.payload, "v1;hash;errno=5");
+        let image: ImageDigest = digest.to_string().parse().unwrap();
+        let event = PolicyEvent::image(&image);
+        assert_eq!(event.name, format!("cima-image:sha256:{hex}"));
+        assert_eq!(event.payload, format!("v1;image=sha256:{hex}"));
+        let exec = PolicyEvent::exec(&Provenance::Image(image), b"/x", &digest);
+        assert_eq!(exec.name, format!("cima-exec:sha256:{hex}:/x"));
+        let exec = PolicyEvent::exec(&Provenance::Unmeasured, b"/x", &digest);
+        assert_eq!(exec.name, "cima-exec:unmeasured:/x");
         assert_eq!(
             PolicyEvent::agent(SelfPart::Probes, &digest).name,
             "cima-agent:probes"

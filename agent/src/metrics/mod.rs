@@ -24,7 +24,7 @@ use prometheus_client::{
 };
 
 use crate::{
-    probes::{Breach, Event, EventError, How, What},
+    probes::{Breach, ChangeKind, Event, EventError, How, What},
     sink::{Sink, SinkError},
 };
 
@@ -229,6 +229,13 @@ fn name(what: &What) -> &'static str {
             Breach::Anonymous { .. } => "anonymous",
             Breach::KernelLoad { .. } => "kernel_load",
         },
+        What::Change(kind, _) => match kind {
+            ChangeKind::Made => "made",
+            ChangeKind::Joined => "joined",
+            ChangeKind::Pivoted => "pivoted",
+        },
+        What::Ended { .. } => "ended",
+        What::Denied => "denied",
     }
 }
 

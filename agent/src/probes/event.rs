@@ -43,6 +43,26 @@ pub enum What {
     Exec(Shared<Command>),
     /// Something that cannot be measured, or undoes a measurement.
     Breach(Breach),
+    /// A task's namespaces became others.
+    Change(ChangeKind, cima_abi::Change),
+    /// The process that a container began with has ended.
+    Ended {
+        /// As `wait` gives it.
+        status: u32,
+    },
+    /// An execution was refused: nobody registered the container.
+    Denied,
+}
+
+/// How namespaces became others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ChangeKind {
+    /// A mount namespace was made, by `unshare` or `clone`.
+    Made,
+    /// The task went over to a container's, by `setns`.
+    Joined,
+    /// The mount namespace got another root.
+    Pivoted,
 }
 
 /// How a measured file is executed.
@@ -151,6 +171,8 @@ pub struct Home {
     pub cgroup: Vec<u8>,
     /// Whether it was.
     pub cgroup_truncated: bool,
+    /// Number of the registered container, 0: none.
+    pub container: u64,
 }
 
 /// A file and what it is called.

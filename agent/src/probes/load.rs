@@ -13,15 +13,17 @@ use std::{
 
 use aya::{
     Btf, Ebpf, EbpfError, EbpfLoader,
-    maps::{Array, Map, MapData, MapError, PerCpuArray, RingBuf, loaded_maps},
+    maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf, loaded_maps},
     pin::PinError,
     programs::{
-        Lsm, ProgramError, ProgramInfo,
+        BtfTracePoint, FEntry, FExit, Lsm, ProgramError, ProgramInfo,
         links::{FdLink, LinkError, PinnedLink},
         loaded_links,
     },
 };
-use cima_abi::{ABI_VERSION, LOSS_COUNT, Loss, STAT_COUNT, Scope, Stat, map, offsets::SECRETS};
+use cima_abi::{
+    ABI_VERSION, LOSS_COUNT, Loss, MountNs, STAT_COUNT, Scope, Stat, map, offsets::SECRETS,
+};
 use sha2::{Digest as _, Sha256};
 use tokio::io::unix::AsyncFd;
 
@@ -31,24 +33,45 @@ use super::{
     pins::{self, Set},
 };
 
-/// The programs of the object and their hooks. Those that keep digests honest come before
-/// those that keep digests.
-const PROGRAMS: [(&str, &str); 14] = [
-    ("file_open", "file_open"),
-    ("inode_setattr", "inode_setattr"),
-    ("sb_free_security", "sb_free_security"),
-    ("inode_rename", "inode_rename"),
-    ("move_mount", "move_mount"),
-    ("sb_mount", "sb_mount"),
-    ("sb_pivotroot", "sb_pivotroot"),
-    ("sb_umount", "sb_umount"),
-    ("mmap_file", "mmap_file"),
-    ("bprm_check_security", "bprm_check_security"),
-    ("kernel_read_file", "kernel_read_file"),
-    ("kernel_load_data", "kernel_load_data"),
-    ("file_mprotect", "file_mprotect"),
-    ("bprm_committed_creds", "bprm_committed_creds"),
+/// How a program is attached.
+#[derive(Debug, Clone, Copy)]
+enum Hook {
+    /// To an LSM hook.
+    Lsm,
+    /// To the beginning of a kernel function.
+    Entry,
+    /// To its end.
+    Exit,
+    /// To a tracepoint.
+    Tracepoint,
+}
+
+/// The programs of the object, each named like its hook. Those that keep digests honest and know whose a mount
+/// namespace is come before those that measure.
+const PROGRAMS: [(&str, Hook); 19] = [
+    ("file_open", Hook::Lsm),
+    ("inode_setattr", Hook::Lsm),
+    ("sb_free_security", Hook::Lsm),
+    ("inode_rename", Hook::Lsm),
+    ("move_mount", Hook::Lsm),
+    ("sb_mount", Hook::Lsm),
+    ("sb_umount", Hook::Lsm),
+    ("copy_mnt_ns", Hook::Exit),
+    ("copy_namespaces", Hook::Exit),
+    ("ksys_unshare", Hook::Exit),
+    ("switch_task_namespaces", Hook::Entry),
+    ("sb_pivotroot", Hook::Lsm),
+    ("sched_process_exit", Hook::Tracepoint),
+    ("mmap_file", Hook::Lsm),
+    ("bprm_check_security", Hook::Lsm),
+    ("kernel_read_file", Hook::Lsm),
+    ("kernel_load_data", Hook::Lsm),
+    ("file_mprotect", Hook::Lsm),
+    ("bprm_committed_creds", Hook::Lsm),
 ];
+
+/// `include/uapi/linux/bpf.h`: only what is not there.
+const BPF_NOEXIST: u64 = 1;
 
 /// How long the kernel may take to let go of programs that are detached.
 const DETACHED: Duration = Duration::from_secs(10);
@@ -232,6 +255,43 @@ pub struct Retired {
     pub losses: Losses,
 }
 
+/// The map of mount namespaces, by inode: the registry that the probes read.
+#[derive(Debug)]
+pub struct Namespaces(HashMap<MapData, u32, MountNs>);
+
+impl Namespaces {
+    /// What is known of the mount namespace that has this inode now.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    pub fn get(&self, inode: u32) -> Result<Option<MountNs>, LoadError> {
+        match self.0.get(&inode, 0) {
+            Ok(known) => Ok(Some(known)),
+            Err(MapError::KeyNotFound) => Ok(None),
+            Err(error) => Err(bad_map(map::NAMESPACES)(error)),
+        }
+    }
+
+    /// Says what the mount namespace with this inode is.
+    ///
+    /// # Errors
+    /// The map cannot be written, or is full.
+    pub fn set(&mut self, inode: u32, known: &MountNs) -> Result<(), LoadError> {
+        self.0
+            .insert(inode, known, 0)
+            .map_err(bad_map(map::NAMESPACES))
+    }
+
+    /// Everything that is known, by inode.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    pub fn all(&self) -> Result<Vec<(u32, MountNs)>, LoadError> {
+        let all: Result<_, _> = self.0.iter().collect();
+        all.map_err(bad_map(map::NAMESPACES))
+    }
+}
+
 /// Control over one set of probes. They stay attached when this is dropped.
 pub struct Probes {
     set: Set,
@@ -261,6 +321,11 @@ impl Probes {
             Some(set) => set,
             None => make(settings, &key, now_ns)?,
         };
+        // Whose a mount namespace is, the last agent's probes know. Also if the set was made by an agent that died before
+        // it came to this.
+        if let Some(last) = before.iter().max_by_key(|set| set.id()) {
+            inherit(last, &set)?;
+        }
         before.extend(own);
         before.sort_by_key(Set::id);
         if settings.debug {
@@ -321,6 +386,14 @@ impl Probes {
         self.scope.set(0, scope, 0).map_err(bad_map(map::SCOPE))
     }
 
+    /// What is known of mount namespaces, for the registry.
+    ///
+    /// # Errors
+    /// The map cannot be opened.
+    pub fn namespaces(&self) -> Result<Namespaces, LoadError> {
+        namespaces_map(&self.set).map(Namespaces)
+    }
+
     /// Has everything reported again: the list is not the one that it was reported to.
     ///
     /// # Errors
@@ -373,6 +446,31 @@ impl Probes {
         }
         Ok(stats)
     }
+}
+
+/// Copies what is known of mount namespaces, but for those that the new set has seen made.
+fn inherit(from: &Set, to: &Set) -> Result<(), LoadError> {
+    // Probes of another version may have no such map, or another kind.
+    let Ok(old) = pinned(from, map::NAMESPACES)
+        .map_err(drop)
+        .and_then(|old| HashMap::<_, u32, MountNs>::try_from(Map::HashMap(old)).map_err(drop))
+    else {
+        return Ok(());
+    };
+    let mut new = namespaces_map(to)?;
+    for entry in old.iter() {
+        let (inode, known) = entry.map_err(bad_map(map::NAMESPACES))?;
+        match new.insert(inode, known, BPF_NOEXIST) {
+            Err(MapError::SyscallError(error))
+                if error.io_error.kind() == io::ErrorKind::AlreadyExists => {}
+            done => done.map_err(bad_map(map::NAMESPACES))?,
+        }
+    }
+    Ok(())
+}
+
+fn namespaces_map(set: &Set) -> Result<HashMap<MapData, u32, MountNs>, LoadError> {
+    HashMap::try_from(Map::HashMap(pinned(set, map::NAMESPACES)?)).map_err(bad_map(map::NAMESPACES))
 }
 
 /// Makes a set. In a thread of its own: reading the kernel's types takes some 20 MiB in small
@@ -429,27 +527,37 @@ fn load(settings: &Settings<'_>) -> Result<Ebpf, LoadError> {
         .map_err(|e| LoadError::Object(Box::new(e)))
 }
 
+/// Loads, attaches and pins a program; the kinds of them have the same methods, but no trait.
+macro_rules! attach_as {
+    ($kind:ty, $program:expr, $name:expr, $btf:expr, $dir:expr) => {{
+        let name: &'static str = $name;
+        let refused = |source| LoadError::Program {
+            name,
+            source: Box::new(source),
+        };
+        let program: &mut $kind = $program.try_into().map_err(refused)?;
+        program.load(name, $btf).map_err(refused)?;
+        let path = pins::program($dir, name);
+        program.pin(&path).map_err(unpinned(&path))?;
+        let link = program.attach().map_err(refused)?;
+        FdLink::from(program.take_link(link).map_err(refused)?)
+    }};
+}
+
 fn attach(
     ebpf: &mut Ebpf,
     name: &'static str,
-    hook: &str,
+    hook: Hook,
     btf: &Btf,
     dir: &Path,
 ) -> Result<(), LoadError> {
-    let refused = |source| LoadError::Program {
-        name,
-        source: Box::new(source),
+    let program = ebpf.program_mut(name).ok_or(LoadError::Absent(name))?;
+    let link = match hook {
+        Hook::Lsm => attach_as!(Lsm, program, name, btf, dir),
+        Hook::Entry => attach_as!(FEntry, program, name, btf, dir),
+        Hook::Exit => attach_as!(FExit, program, name, btf, dir),
+        Hook::Tracepoint => attach_as!(BtfTracePoint, program, name, btf, dir),
     };
-    let program: &mut Lsm = ebpf
-        .program_mut(name)
-        .ok_or(LoadError::Absent(name))?
-        .try_into()
-        .map_err(refused)?;
-    program.load(hook, btf).map_err(refused)?;
-    let path = pins::program(dir, name);
-    program.pin(&path).map_err(unpinned(&path))?;
-    let link = program.attach().map_err(refused)?;
-    let link = FdLink::from(program.take_link(link).map_err(refused)?);
     let path = pins::link(dir, name);
     link.pin(&path).map_err(unpinned(&path))?;
     Ok(())

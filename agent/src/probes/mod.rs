@@ -16,9 +16,11 @@ mod self_test;
 
 pub use btf::{BtfError, Offsets, VMLINUX};
 pub use event::{
-    Breach, Command, Event, EventError, Hash, Home, How, Object, Process, Subject, What,
+    Breach, ChangeKind, Command, Event, EventError, Hash, Home, How, Object, Process, Subject, What,
 };
-pub use load::{Attached, LoadError, Losses, Probes, Retired, Settings, Stats, retire, unload};
+pub use load::{
+    Attached, LoadError, Losses, Namespaces, Probes, Retired, Settings, Stats, retire, unload,
+};
 pub use parser::Parser;
 pub use pins::Set;
 pub use queue::{Queue, Waker};

@@ -5,12 +5,13 @@
 
 use std::mem::offset_of;
 
-use cima_abi::{ABI_VERSION, Ancestor, Header, Kind, NO_HASH, flag};
+use cima_abi::{ABI_VERSION, Ancestor, Change, Header, Kind, NO_HASH, flag};
 use ima_log::{Digest, HashAlgorithm};
 use zerocopy::FromBytes;
 
 use super::{
-    Breach, Command, Event, EventError, Hash, Home, How, Object, Process, Subject, What, memo::Memo,
+    Breach, ChangeKind, Command, Event, EventError, Hash, Home, How, Object, Process, Subject,
+    What, memo::Memo,
 };
 use crate::shared::Shared;
 
@@ -91,6 +92,13 @@ impl Parser {
             Some(Kind::Mprotect) => What::Breach(Breach::Mprotect { prot }),
             Some(Kind::Anonymous) => What::Breach(Breach::Anonymous { prot, map_flags }),
             Some(Kind::KernelLoad) => What::Breach(Breach::KernelLoad { id: map_flags }),
+            Some(Kind::Made) => What::Change(ChangeKind::Made, change(room)?),
+            Some(Kind::Joined) => What::Change(ChangeKind::Joined, change(room)?),
+            Some(Kind::Pivoted) => What::Change(ChangeKind::Pivoted, change(room)?),
+            Some(Kind::Ended) => What::Ended {
+                status: map_flags as u32,
+            },
+            Some(Kind::Denied) => What::Denied,
             None => return Some(Err(EventError::Kind(header.kind))),
         }))
     }
@@ -171,6 +179,7 @@ impl Parser {
                 cgroup_id: header.cgroup_id,
                 cgroup: cgroup_path(&header.cgroup[..len], cgroup_truncated),
                 cgroup_truncated,
+                container: header.container,
             };
             self.homes.keep(key, &raw, home)
         })
@@ -202,6 +211,10 @@ fn process(ancestor: &Ancestor) -> Process {
         start_ns: ancestor.start_ns,
         comm: until_nul(&ancestor.comm).to_vec(),
     }
+}
+
+fn change(room: &[u8]) -> Option<Change> {
+    Some(Change::read_from_prefix(room).ok()?.0)
 }
 
 fn until_nul(bytes: &[u8]) -> &[u8] {
@@ -393,7 +406,7 @@ mod tests {
             let _ = Event::parse(&bytes);
             if bytes.len() > FLAGS + 4 {
                 put(&mut bytes, 0, ABI_VERSION);
-                bytes[KIND] = bytes[KIND] % 8 + 1;
+                bytes[KIND] = bytes[KIND] % 13 + 1;
                 put(&mut bytes, PATH_CAP, path_cap % 600);
                 let _ = Event::parse(&bytes);
             }

@@ -120,6 +120,17 @@ async fn collect(probes: &mut Probes, pid: u32) -> Result<Collected, SelfTestErr
                 Err(error) => return Err(error.into()),
             };
             let of_child = event.tgid == pid;
+            tracing::debug!(
+                "the self-test saw {:?} of {:?} by process {}",
+                event.what,
+                event
+                    .file
+                    .path
+                    .as_deref()
+                    .map(<[u8]>::escape_ascii)
+                    .map(|path| path.to_string()),
+                event.tgid
+            );
             match event.what {
                 What::Exec(_) if of_child => exec = Some(event),
                 What::Measured { .. } if of_child && event.file.id.inode == own_inode => {

@@ -3,6 +3,7 @@
 
 use std::fs;
 
+use cima_agent::containers::Provenance;
 use cima_agent::measure::{PAYLOAD_PREFIX, PolicyEvent, Violation, batch_name, proto};
 use ima_log::{BinaryReader, Digest, Entry, HashAlgorithm, Replay};
 use prost::Message as _;
@@ -10,6 +11,7 @@ use proto::{context_event::What, start::Reason};
 
 pub(crate) const BOOT: &str = "8c2d2a94-3f0e-4a0b-9d6e-0a3f5ad0c1d2";
 pub(crate) const PCR: u32 = 13;
+const NOBODY: Provenance = Provenance::Unregistered;
 pub(crate) const BANKS: [HashAlgorithm; 2] = [HashAlgorithm::Sha1, HashAlgorithm::Sha256];
 
 /// A list that grows as the agent's does, with the PCR beside it.
@@ -60,16 +62,17 @@ impl List {
             cima_agent::measure::SelfPart::Binary,
             &digest,
         ));
-        list.policy_event(&PolicyEvent::exec(b"/usr/bin/a b", &digest));
+        list.policy_event(&PolicyEvent::exec(&NOBODY, b"/usr/bin/a b", &digest));
         list.mapping();
-        list.policy_event(&PolicyEvent::exec(b"/usr/bin/c", &digest));
+        list.policy_event(&PolicyEvent::exec(&NOBODY, b"/usr/bin/c", &digest));
         list.policy_event(&PolicyEvent::violation(
             Violation::Hash,
+            &NOBODY,
             b"/usr/bin/d",
             "errno=13",
         ));
         list.start(Reason::Restart);
-        list.policy_event(&PolicyEvent::exec(b"/usr/bin/e", &digest));
+        list.policy_event(&PolicyEvent::exec(&NOBODY, b"/usr/bin/e", &digest));
         list.batch(vec![event(What::Stop(proto::Stop {}))]);
         list
     }

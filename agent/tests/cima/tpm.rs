@@ -7,6 +7,7 @@ use std::{
     path::Path,
 };
 
+use cima_agent::containers::Provenance;
 use cima_agent::{
     ledger::{Ledger, Origin},
     measure::{Batch, ContextEvent, PolicyEvent, proto},
@@ -42,7 +43,14 @@ fn agent(state: &Path, tpm: &Swtpm, paths: &[&str]) {
         let stop = proto::context_event::What::Stop(proto::Stop {});
         batch.push(ContextEvent::of_agent(2, stop));
         ledger
-            .commit(&[PolicyEvent::exec(path.as_bytes(), &digest)], batch)
+            .commit(
+                &[PolicyEvent::exec(
+                    &Provenance::Unregistered,
+                    path.as_bytes(),
+                    &digest,
+                )],
+                batch,
+            )
             .unwrap();
     }
 }

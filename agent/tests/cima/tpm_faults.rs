@@ -11,6 +11,7 @@ use std::{
     thread,
 };
 
+use cima_agent::containers::Provenance;
 use cima_agent::{
     ledger::{Ledger, LedgerError, Opened, Origin},
     measure::{Batch, PolicyEvent},
@@ -44,7 +45,14 @@ fn open(state: &str, tcti: &str) -> (Ledger, Opened) {
 
 fn commit(ledger: &mut Ledger, path: &str) -> Result<(), LedgerError> {
     let digest = HashAlgorithm::Sha256.digest(path.as_bytes());
-    ledger.commit(&[PolicyEvent::exec(path.as_bytes(), &digest)], Batch::new())
+    ledger.commit(
+        &[PolicyEvent::exec(
+            &Provenance::Unregistered,
+            path.as_bytes(),
+            &digest,
+        )],
+        Batch::new(),
+    )
 }
 
 fn verify(state: &str, tpm: &Swtpm) -> Ran {

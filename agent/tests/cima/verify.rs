@@ -426,9 +426,8 @@ fn a_cima_list_extends_one_pcr() {
 fn another_template_cannot_hide_what_a_name_says() {
     // No hash covers the template's name: this list replays.
     let mut list = List::good();
-    list.policy_event(&PolicyEvent::violation(
+    list.policy_event(&PolicyEvent::own_violation(
         Violation::Chain,
-        b"",
         "list=1;pcr=2",
     ));
     list.entries[9].template = Template::ImaSig;
@@ -456,9 +455,8 @@ fn a_broken_chain_is_named_though_the_new_segment_fits() {
     list.foreign();
     let first = list.entries.len();
     list.start(Reason::ChainBroken);
-    list.policy_event(&PolicyEvent::violation(
+    list.policy_event(&PolicyEvent::own_violation(
         Violation::Chain,
-        b"",
         "list=sha1:00;pcr=sha1:11",
     ));
     files.write("boot/00000002.ima", binary(&list.entries[first..]));

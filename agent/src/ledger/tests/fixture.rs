@@ -164,6 +164,7 @@ pub(crate) fn open(dir: &Path, tpm: &Tpm) -> (Ledger, Opened) {
 
 pub(crate) fn event(n: u32) -> PolicyEvent {
     PolicyEvent::exec(
+        &crate::containers::Provenance::Unregistered,
         format!("/bin/{n}").as_bytes(),
         &HashAlgorithm::Sha256.digest(&n.to_le_bytes()),
     )
