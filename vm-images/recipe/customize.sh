@@ -29,6 +29,11 @@ runroot = "/run/containers/storage"
 graphroot = "/var/lib/containers/storage"
 EOF
 
+# Who runs containers without root.
+echo 'user:x:1000:1000::/home/user:/bin/sh' >>"$root/etc/passwd"
+echo 'user:x:1000:' >>"$root/etc/group"
+echo 'user:100000:65536' | tee "$root/etc/subuid" >"$root/etc/subgid"
+
 images=$root/var/lib/cima-images
 mkdir -p "$images"
 
