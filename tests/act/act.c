@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What the scenarios `stale` and `blindspots` do to files and memory: one act after
+ * What scenarios do to files, memory and namespaces: one act after
  * the other, as the arguments name them, on one file and one mapping at a time.
  *
  *   open PATH          for reading          write PATH        for writing, too
@@ -21,6 +21,10 @@
  *   segment            shared memory of System V, attached to be executed
  *   module             gives the file to finit_module(2), which unpacks it
  *   load               gives memory to init_module(2)
+ *   unshare FLAGS      by unshare(2); FLAGS are CLONE_NEW* as a number
+ *   clone FLAGS        by clone3(2); the child goes on with the acts, its parent waits
+ *   fork               the same without flags
+ *   execute PATH       becomes that program
  *   wait               says "ready" and waits for a line
  *   ignore             what the next act fails with, if it does
  */
@@ -29,6 +33,9 @@
 #include <fcntl.h>
 #include <linux/io_uring.h>
 #include <linux/module.h>
+#include <linux/sched.h>
+#include <sched.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -194,6 +201,30 @@ static int is_packed(void)
 	return pread(file, &magic, 1, 0) == 1 && magic != 0x7f;
 }
 
+/* As youki and crun do it: the new namespaces are the child's from its first instruction on. */
+static void clone_with(unsigned long long flags)
+{
+	struct clone_args args = { .flags = flags, .exit_signal = SIGCHLD };
+	long child;
+	int status;
+
+	fflush(stdout);
+	check("clone3", child = syscall(SYS_clone3, &args, sizeof args));
+	if (!child)
+		return;
+	check("waitpid", waitpid(child, &status, 0));
+	exit(WIFEXITED(status) ? WEXITSTATUS(status) : 128);
+}
+
+static void execute(char *path)
+{
+	char *argv[] = { path, NULL };
+
+	execv(path, argv);
+	perror(path);
+	exit(126);
+}
+
 static void say(void)
 {
 	char line[16];
@@ -229,6 +260,12 @@ static int act_with(const char *act, char *with)
 		memcpy(memory + length - strlen(with), with, strlen(with));
 	else if (!strcmp(act, "truncate"))
 		cut(with);
+	else if (!strcmp(act, "unshare"))
+		check("unshare", unshare(strtoul(with, NULL, 0)));
+	else if (!strcmp(act, "clone"))
+		clone_with(strtoull(with, NULL, 0));
+	else if (!strcmp(act, "execute"))
+		execute(with);
 	else
 		return 0;
 	return 1;
@@ -255,6 +292,8 @@ static int act_alone(const char *act)
 		check("init_module", syscall(SYS_init_module, memory, length, ""));
 	else if (!strcmp(act, "wait"))
 		say();
+	else if (!strcmp(act, "fork"))
+		clone_with(0);
 	else if (!strcmp(act, "ignore"))
 		forgiving = 1;
 	else

@@ -16,11 +16,12 @@ use crate::process;
 pub(crate) const CIMAD: &str = "/cima/bin/cimad";
 pub(crate) const CIMA: &str = "/cima/bin/cima";
 const PROBES: &str = "/cima/lib/cima-probes.o";
-const POLICY: &str =
-    "version = 1\ncandidate = [\"mnt+pid\", \"mnt+cgroup\"]\nmeasure_host = false\n";
+/// The admission policy that is shipped.
+const RULES: &str = "/cima/share/admission";
+const POLICY: &str = "version = 1\ncandidate = [\"newns+newpid\", \"newns+newcgroup\"]\nmeasure_host = false\nunregistered = \"allow\"\n";
 
 /// How long cimad may take to attach and test itself on an emulated processor.
-const START: Duration = Duration::from_secs(60);
+const START: Duration = Duration::from_secs(240);
 const STOP: Duration = Duration::from_secs(30);
 /// How long cimad may take for what is queued, with a slow TPM.
 const CATCH_UP: Duration = Duration::from_secs(600);
@@ -48,6 +49,7 @@ impl Site {
         let state = dir.join("state");
         let site = Self { dir, state };
         site.write_policy(POLICY);
+        site.install_rules();
         site.configure("");
         site
     }
@@ -63,10 +65,39 @@ impl Site {
             fs::create_dir_all(parent).expect("the root can be written");
             fs::copy(Path::new("/cima").join(from), to).expect("a shipped file can be installed");
         }
-        Self {
+        let site = Self {
             dir: PathBuf::from("/etc/cima"),
             state: PathBuf::from("/var/lib/cima"),
+        };
+        site.install_rules();
+        site
+    }
+
+    /// The admission policy that is shipped.
+    fn install_rules(&self) {
+        fs::create_dir_all(self.rules()).expect("the guest's disks can be written");
+        for rule in fs::read_dir(RULES).expect("the stage has rules") {
+            let rule = rule.expect("the stage can be read");
+            fs::copy(rule.path(), self.rules().join(rule.file_name()))
+                .expect("a rule can be installed");
         }
+    }
+
+    /// Directory of the admission policy.
+    pub(crate) fn rules(&self) -> PathBuf {
+        self.dir.join("admission")
+    }
+
+    /// Where hooks ask.
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.dir.join("hook.sock")
+    }
+
+    /// Changes a line of the shipped configuration.
+    pub(crate) fn configure_shipped(&self, line: &str, changed: &str) {
+        let text = fs::read_to_string(self.config()).expect("the configuration is there");
+        assert!(text.contains(line), "the shipped configuration has {line}");
+        fs::write(self.config(), text.replace(line, changed)).expect("it can be written");
     }
 
     /// Writes the configuration: the site's paths, then `more` TOML.
@@ -77,10 +108,12 @@ impl Site {
     /// [`Site::configure`], with more keys of `[probes]`.
     pub(crate) fn configure_probes(&self, more: &str, probes: &str) {
         let text = format!(
-            "state_dir = \"{}\"\npolicy = \"{}\"\n{more}[probes]\nobject = \"{PROBES}\"\ndebug = true\npin_dir = \"{}\"\n{probes}",
+            "state_dir = \"{}\"\npolicy = \"{}\"\n{more}[probes]\nobject = \"{PROBES}\"\ndebug = true\npin_dir = \"{}\"\n{probes}\n[admission]\nrules = \"{}\"\nsocket = \"{}\"\n",
             self.state().display(),
             self.policy().display(),
             self.pins().display(),
+            self.rules().display(),
+            self.socket().display(),
         );
         fs::write(self.config(), text).expect("the configuration can be written");
     }
@@ -437,7 +470,7 @@ fn kib(text: &str, begin: &str) -> Option<u64> {
 #[track_caller]
 pub(crate) fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
     let started = Instant::now();
-    while started.elapsed() < Duration::from_secs(20) {
+    while started.elapsed() < Duration::from_secs(60) {
         if let Some(found) = condition() {
             return found;
         }

@@ -8,6 +8,7 @@
 mod act;
 mod agent;
 mod claims;
+mod hooks;
 mod load;
 mod metrics;
 mod podman;

@@ -4,6 +4,7 @@
 //!
 //! One file per bench; `programs` compiles what they execute in the guest.
 
+mod admission;
 mod digest;
 mod events;
 mod exec;
@@ -27,6 +28,8 @@ enum Bench {
     Events(events::Args),
     /// Digests of a tree and of its layers, beside tools that hash or unpack the same
     Digest(digest::Args),
+    /// What the hook adds to `podman run`
+    Admission(admission::Args),
     /// All of them, one after the other
     All {
         /// Kernel series: 6.1 or 6.12
@@ -43,17 +46,20 @@ pub(crate) fn run(args: &Args) -> Result<Verdict, Error> {
         Some(Bench::Exec(args)) => exec::run(args),
         Some(Bench::Events(args)) => events::run(args),
         Some(Bench::Digest(args)) => digest::run(args),
+        Some(Bench::Admission(args)) => admission::run(args),
         Some(Bench::All { kernel, json }) => {
             let exec = exec::run(&exec::Args::usual(*kernel, *json))?;
             let events = events::run(&events::Args::usual(*kernel, *json))?;
             let digest = digest::run(&digest::Args::usual(*json))?;
-            let good = [exec, events, digest] == [Verdict::Good; 3];
+            let admission = admission::run(&admission::Args::usual(*kernel, *json))?;
+            let good = [exec, events, digest, admission] == [Verdict::Good; 4];
             Ok(Verdict::from_passed(good))
         }
         None => {
             println!("exec     {}", exec::ABOUT);
             println!("events   {}", events::ABOUT);
             println!("digest   {}", digest::ABOUT);
+            println!("admission  {}", admission::ABOUT);
             println!("all      all of them");
             Ok(Verdict::Good)
         }

@@ -119,6 +119,16 @@ fn site_files() -> Result<(), Error> {
         let name = from.file_name().unwrap_or_default();
         place(&from, &workspace::stage().join("share").join(name))?;
     }
+    for (from, to) in [
+        ("policies/default/admission", "share/admission"),
+        ("policies/admission", "share/policies"),
+    ] {
+        let (from, to) = (workspace::root().join(from), workspace::stage().join(to));
+        for rule in std::fs::read_dir(&from).doing("read", &from)? {
+            let rule = rule.doing("read", &from)?;
+            place(&rule.path(), &to.join(rule.file_name()))?;
+        }
+    }
     Ok(())
 }
 

@@ -38,7 +38,7 @@ fn play(claims: &mut Claims, _arguments: &[String]) {
         || {
             let agent = agent.as_ref().expect("it runs");
             assert!(!measured(&site, "/usr/bin/uname"), "not before");
-            site.write_policy("version = 1\ncandidate = [\"mnt+pid\"]\nmeasure_host = true\n");
+            site.write_policy("version = 1\ncandidate = [\"newns+newpid\"]\nunregistered = \"allow\"\nmeasure_host = true\n");
             agent.signal(Signal::HUP);
             eventually("the host is measured", || {
                 process::run(&["/usr/bin/uname"]).succeeded();
@@ -60,14 +60,14 @@ fn play(claims: &mut Claims, _arguments: &[String]) {
             agent.signal(Signal::HUP);
             eventually("it is reported", || {
                 site.log()
-                    .contains("the policy in force stays")
+                    .contains("the policies in force stay")
                     .then_some(())
             });
             process::run(&["/usr/bin/nproc"]).succeeded();
             eventually("the host is still measured", || {
                 measured(&site, "/usr/bin/nproc").then_some(())
             });
-            site.write_policy("version = 1\ncandidate = [\"mnt+pid\"]\nmeasure_host = false\n");
+            site.write_policy("version = 1\ncandidate = [\"newns+newpid\"]\nunregistered = \"allow\"\nmeasure_host = false\n");
             agent.signal(Signal::HUP);
             eventually("the right one is taken", || {
                 (site.log().matches("is in force").count() == 2).then_some(())

@@ -2,13 +2,17 @@
 //! The scenarios, one file each. To add one: a file with a `SCENARIO`, its `mod`
 //! line and its place in [`ALL`].
 
+mod admission;
+mod bench_admission;
 mod bench_events;
 mod bench_exec;
 mod blindspots;
 mod boot;
+mod containers;
 mod crash;
 mod demo;
 mod edges;
+mod engines;
 mod faults;
 mod floods;
 mod handover;
@@ -19,6 +23,7 @@ mod powercut;
 mod refusals;
 mod selftest;
 mod stale;
+mod unregistered;
 
 use crate::claims::Claims;
 
@@ -45,9 +50,14 @@ pub(crate) const ALL: &[Scenario] = &[
     powercut::SCENARIO,
     floods::SCENARIO,
     images::SCENARIO,
+    containers::SCENARIO,
+    admission::SCENARIO,
+    unregistered::SCENARIO,
+    engines::SCENARIO,
     refusals::SCENARIO,
     bench_exec::SCENARIO,
     bench_events::SCENARIO,
+    bench_admission::SCENARIO,
     selftest::FAIL,
     selftest::PANIC,
     selftest::WARNING,

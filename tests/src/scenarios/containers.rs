@@ -1,0 +1,429 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Who runs: each measurement has its container, and each container its image, measured before its
+//! first instruction; whatever the container does to its namespaces, and whatever happens to the agent.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+
+use super::Scenario;
+use crate::agent::{Site, eventually, text};
+use crate::claims::Claims;
+use crate::hooks::{self, created, digest_of, event_of, executed, listed};
+use crate::podman::{self, DEBIAN, Runtime, TINY, podman};
+use crate::process;
+
+pub(crate) const SCENARIO: Scenario = Scenario {
+    name: "containers",
+    about: "each measurement has its container, and each container its image, measured before it runs",
+    play,
+};
+
+/// Containers that start at once.
+const MANY: usize = 100;
+
+fn play(claims: &mut Claims, _arguments: &[String]) {
+    let site = hooks::site("violation");
+    let agent = site.start();
+    for runtime in Runtime::ALL {
+        let with = |claim: &str| format!("{}: {claim}", runtime.name());
+        claims.claim(
+            &with("the image is in the list before anything of the container"),
+            || image_first(&site, runtime),
+        );
+        claims.claim(
+            &with("the list says image, command, user and volumes"),
+            || told(&site, runtime),
+        );
+        claims.claim(
+            &with("what `podman exec` runs is its container's, and who entered is said"),
+            || entered(&site, runtime),
+        );
+        claims.claim(
+            &with("a container that makes namespaces inside stays its container"),
+            || nested(&site, runtime),
+        );
+        claims.claim(
+            &with("what is executed from a mount over /usr is seen, with the volume"),
+            || mounted_over(&site, runtime),
+        );
+        claims.claim(
+            &with("its end is said, by the runtime or by the kernel"),
+            || ends(&site, runtime),
+        );
+    }
+    claims.claim("nsenter from the host is said, with who did it", || {
+        nsenter(&site);
+    });
+    claims.claim(
+        &format!("of {MANY} containers that start at once none is taken for another"),
+        || many(&site),
+    );
+    claims.claim("nothing in these containers is unregistered", || {
+        let events = site.policy_events();
+        let strangers: Vec<_> = events
+            .iter()
+            .filter(|(name, _)| name.contains(":unregistered:"))
+            .collect();
+        assert!(strangers.is_empty(), "{strangers:?}");
+    });
+    let survivor = claims.claim("a container is there while the agent is not", || {
+        podman(
+            Runtime::Crun,
+            &["run", "-d", "--name", "survivor", DEBIAN, "sleep", "600"],
+        )
+        .succeeded();
+        created(&site).pop().expect("it is in the list")
+    });
+    agent.stop();
+    let agent = site.start();
+    if let Some(survivor) = survivor {
+        claims.claim(
+            "after a restart of the agent it is still that container",
+            || {
+                podman(Runtime::Crun, &["exec", "survivor", "/usr/bin/factor", "7"]).succeeded();
+                event_of(&site, "the execution", &survivor["container"], |event| {
+                    executed(event).ends_with("/factor")
+                });
+                let image = text(&survivor["image"]);
+                listed(&site, &format!("cima-exec:sha256:{image}:/usr/bin/factor"));
+            },
+        );
+        claims.claim("and its end is seen", || {
+            podman(Runtime::Crun, &["rm", "-f", "-t", "0", "survivor"]).succeeded();
+            gone(&site, &survivor["container"]);
+        });
+    }
+    claims.claim(
+        "a container that ended while no agent ran is said to have ended unseen",
+        || {
+            podman(
+                Runtime::Crun,
+                &["run", "-d", "--name", "lost", TINY, "sleep", "600"],
+            )
+            .succeeded();
+            let lost = created(&site).pop().expect("it is in the list");
+            agent.kill();
+            podman(Runtime::Crun, &["rm", "-f", "-t", "0", "lost"]).succeeded();
+            let agent = site.start();
+            assert_eq!(text(&gone(&site, &lost["container"])["cause"]), "UNSEEN");
+            agent.stop();
+        },
+    );
+    claims.claim("cima verify finds the list in the TPM", || {
+        site.verify().succeeded();
+    });
+}
+
+/// Waits until a container is said to be gone.
+#[track_caller]
+fn gone(site: &Site, container: &Value) -> Value {
+    eventually("it is gone", || {
+        let events = site.context_events();
+        events
+            .into_iter()
+            .map(|event| event["gone"].clone())
+            .find(|gone| gone["container"] == *container)
+    })
+}
+
+fn image_first(site: &Site, runtime: Runtime) {
+    podman::run(runtime, DEBIAN, &["/usr/bin/stat", "/"]).succeeded();
+    let image = digest_of(DEBIAN);
+    listed(site, &format!("cima-exec:{image}:/usr/bin/stat"));
+    let events = site.policy_events();
+    let first = events.iter().position(|(name, _)| name.contains(&image));
+    let first = first.map(|at| events[at].clone());
+    assert_eq!(
+        first,
+        Some((format!("cima-image:{image}"), format!("v1;image={image}")))
+    );
+}
+
+fn told(site: &Site, runtime: Runtime) {
+    fs::create_dir_all("/srv/data").expect("a directory can be made");
+    podman(
+        runtime,
+        &[
+            "run",
+            "--rm",
+            "--name",
+            "told",
+            "--user",
+            "7:8",
+            "--env",
+            "SECRET=1",
+            "--volume",
+            "/srv/data:/data:ro,noexec",
+            DEBIAN,
+            "/bin/true",
+            "--an argument",
+        ],
+    )
+    .succeeded();
+    let told = created(site).pop().expect("it is in the list");
+    assert_eq!(told["allowed"], true, "{told}");
+    assert_eq!(
+        format!("sha256:{}", text(&told["image"])),
+        digest_of(DEBIAN)
+    );
+    let input: Value = serde_json::from_str(&text(&told["input"])).expect("the input is JSON");
+    assert_eq!(input["container"]["engine"], "podman", "{input}");
+    assert_eq!(input["image"]["reference"], DEBIAN, "{input}");
+    assert!(
+        text(&input["image"]["config_digest"]).starts_with("sha256:"),
+        "{input}"
+    );
+    assert!(
+        text(&input["image"]["manifest_digest"]).starts_with("sha256:"),
+        "{input}"
+    );
+    assert_eq!(input["upper"]["audited"], true, "{}", input["upper"]);
+    assert_eq!(input["upper"]["dirty"], false, "{}", input["upper"]);
+    assert_eq!(
+        input["process"]["args"],
+        serde_json::json!(["/bin/true", "--an argument"])
+    );
+    assert_eq!(
+        (&input["process"]["uid"], &input["process"]["gid"]),
+        (&7.into(), &8.into())
+    );
+    assert!(
+        !text(&told["input"]).contains("SECRET=1"),
+        "values of the environment are secrets"
+    );
+    assert_eq!(input["privileges"]["privileged"], false);
+    let volumes = input["volumes"].as_array().expect("an array");
+    let own: Vec<_> = volumes
+        .iter()
+        .filter(|volume| !text(&volume["source"]).contains(&text(&told["id"])))
+        .collect();
+    let [volume] = own[..] else {
+        panic!("one volume is not the engine's: {volumes:?}")
+    };
+    assert_eq!(
+        (&volume["source"], &volume["destination"]),
+        (&"/srv/data".into(), &"/data".into())
+    );
+    assert_eq!(
+        (&volume["writable"], &volume["executable"]),
+        (&false.into(), &false.into())
+    );
+}
+
+fn entered(site: &Site, runtime: Runtime) {
+    let name = format!("entered-{}", runtime.name());
+    podman(
+        runtime,
+        &["run", "-d", "--name", &name, DEBIAN, "sleep", "600"],
+    )
+    .succeeded();
+    let told = created(site).pop().expect("it is in the list");
+    podman(runtime, &["exec", &name, "/usr/bin/tac", "/etc/passwd"]).succeeded();
+    let event = event_of(site, "the execution", &told["container"], |event| {
+        executed(event) == "/usr/bin/tac"
+    });
+    assert_eq!(event["identity"]["container_id"], told["id"]);
+    let joined = eventually("the entry", || {
+        let events = site.context_events();
+        events
+            .into_iter()
+            .map(|event| event["change"].clone())
+            .find(|change| change["kind"] == "JOINED" && change["container"] == told["container"])
+    });
+    assert!(
+        joined["task"]["ancestors"]
+            .as_array()
+            .is_some_and(|all| !all.is_empty()),
+        "{joined}"
+    );
+    podman(runtime, &["rm", "-f", "-t", "0", &name]).succeeded();
+}
+
+fn nested(site: &Site, runtime: Runtime) {
+    podman(
+        runtime,
+        &[
+            "run",
+            "--rm",
+            "--cap-add",
+            "SYS_ADMIN",
+            "--security-opt",
+            "seccomp=unconfined",
+            DEBIAN,
+            "unshare",
+            "--mount",
+            "--pid",
+            "--fork",
+            "unshare",
+            "--mount",
+            "/usr/bin/nl",
+            "/etc/passwd",
+        ],
+    )
+    .succeeded();
+    let told = created(site).pop().expect("it is in the list");
+    let event = event_of(site, "the execution inside", &told["container"], |event| {
+        executed(event) == "/usr/bin/nl"
+    });
+    assert_ne!(
+        event["identity"]["mnt_generation"], told["mnt_generation"],
+        "it is another mount namespace"
+    );
+    listed(
+        site,
+        &format!("cima-exec:sha256:{}:/usr/bin/nl", text(&told["image"])),
+    );
+}
+
+fn mounted_over(site: &Site, runtime: Runtime) {
+    let dir = format!("/srv/over-{}", runtime.name());
+    fs::create_dir_all(format!("{dir}/bin")).expect("a directory can be made");
+    // Static, and named like an applet of its own.
+    fs::copy("/usr/bin/busybox", format!("{dir}/bin/true")).expect("a program can be copied");
+    podman(
+        runtime,
+        &[
+            "run",
+            "--rm",
+            "--cap-add",
+            "SYS_ADMIN",
+            "--security-opt",
+            "seccomp=unconfined",
+            "--volume",
+            &format!("{dir}:/vol"),
+            TINY,
+            "sh",
+            "-c",
+            "mkdir /usr && mount --bind /vol /usr && exec /usr/bin/true",
+        ],
+    )
+    .succeeded();
+    let told = created(site).pop().expect("it is in the list");
+    let event = event_of(site, "the planted program", &told["container"], |event| {
+        text(&event["mapping"]["file"]["path"]) == "/usr/bin/true"
+    });
+    assert_eq!(text(&event["mapping"]["volume"]), dir);
+    let image = text(&told["image"]);
+    listed(site, &format!("cima-exec:sha256:{image}:/usr/bin/true"));
+}
+
+fn ends(site: &Site, runtime: Runtime) {
+    podman(runtime, &["run", "--rm", TINY, "sh", "-c", "exit 3"]).failed();
+    let told = created(site).pop().expect("it is in the list");
+    let ended = event_of(
+        site,
+        "the end of its process",
+        &told["container"],
+        |event| event["ended"].is_object(),
+    );
+    assert_eq!(ended["ended"]["status"], 3 << 8, "{ended}");
+    let gone = gone(site, &told["container"]);
+    println!("     its runtime: {}", gone["cause"]);
+}
+
+fn nsenter(site: &Site) {
+    podman(
+        Runtime::Crun,
+        &["run", "-d", "--name", "target", TINY, "sleep", "600"],
+    )
+    .succeeded();
+    let told = created(site).pop().expect("it is in the list");
+    let pid = podman::pid_of("target");
+    process::run(&["nsenter", "-t", &pid, "-m", "/bin/busybox", "true"]).succeeded();
+    let joined = eventually("the entry", || {
+        let events = site.context_events();
+        events
+            .into_iter()
+            .map(|event| event["change"].clone())
+            .find(|change| {
+                change["kind"] == "JOINED"
+                    && change["container"] == told["container"]
+                    && change["task"]["process"]["comm"] == "nsenter"
+            })
+    });
+    assert_eq!(joined["flags"], 0x2_0000, "the mount namespace: {joined}");
+    podman(Runtime::Crun, &["rm", "-f", "-t", "0", "target"]).succeeded();
+}
+
+/// Bundles as an engine makes them, without the engine, which takes fifty times longer: an overlay over the image for
+/// each, run by `cima-runtime`.
+fn many(site: &Site) {
+    let layer = "{{.GraphDriver.Data.UpperDir}}";
+    let image = process::run(&["podman", "inspect", "-f", layer, TINY]).succeeded();
+    let before = created(site).len();
+    for runtime in Runtime::ALL {
+        let config = format!("runtime = \"/usr/bin/{}\"\n", runtime.name());
+        fs::write(format!("/tmp/{}.toml", runtime.name()), config).expect("it can be written");
+    }
+    let children: Vec<_> = (0..MANY)
+        .map(|number| {
+            let runtime = Runtime::ALL[number % 2].name();
+            let bundle = bundle(number, runtime, image.trim_end());
+            Command::new("/usr/libexec/cima/cima-runtime")
+                .args(["--cima-config", &format!("/tmp/{runtime}.toml")])
+                .args(["run", "--bundle", &bundle, &format!("many-{number}")])
+                .stdin(Stdio::null())
+                .stdout(Stdio::null())
+                .stderr(Stdio::piped())
+                .spawn()
+                .expect("the runtime can be started")
+        })
+        .collect();
+    for child in children {
+        let done = child.wait_with_output().expect("the runtime ends");
+        assert!(
+            done.status.success(),
+            "{}",
+            String::from_utf8_lossy(&done.stderr)
+        );
+    }
+    site.caught_up();
+    let told: Vec<_> = created(site).split_off(before);
+    assert_eq!(told.len(), MANY);
+    let events = site.context_events();
+    let images: BTreeSet<_> = told.iter().map(|one| text(&one["image"])).collect();
+    assert_eq!(
+        images,
+        BTreeSet::from([digest_of(TINY).trim_start_matches("sha256:").to_owned()])
+    );
+    for one in &told {
+        let number = text(&one["id"]).trim_start_matches("many-").to_owned();
+        let of_one = || {
+            let own = |event: &&Value| event["identity"]["container"] == one["container"];
+            events.iter().filter(own)
+        };
+        let expr: Vec<_> = of_one()
+            .filter(|event| event["execution"]["args"][0] == "expr")
+            .collect();
+        let [expr] = expr[..] else {
+            panic!("container {number} executed expr {} times", expr.len());
+        };
+        assert_eq!(
+            text(&expr["execution"]["args"][1]),
+            number,
+            "it is another's"
+        );
+        assert!(of_one().all(|event| event["identity"]["container_id"] == one["id"]));
+    }
+}
+
+/// Makes the bundle of a container that calculates with its number.
+#[track_caller]
+fn bundle(number: usize, runtime: &str, image: &str) -> String {
+    let bundle = format!("/tmp/many/{number}");
+    let script = format!(
+        "mkdir -p {bundle}/rootfs {bundle}/upper {bundle}/work && cd {bundle} && {runtime} spec &&
+        mount -t overlay overlay -o lowerdir={image},upperdir={bundle}/upper,workdir={bundle}/work rootfs"
+    );
+    process::run(&["sh", "-ec", &script]).succeeded();
+    let path = format!("{bundle}/config.json");
+    let text = fs::read_to_string(&path).expect("the runtime made it");
+    let mut config: Value = serde_json::from_str(&text).expect("it is JSON");
+    config["process"]["terminal"] = false.into();
+    config["process"]["args"] = serde_json::json!(["expr", number.to_string(), "+", "1000000"]);
+    fs::write(path, config.to_string()).expect("it can be written");
+    bundle
+}
