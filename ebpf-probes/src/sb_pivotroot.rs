@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! `security_sb_pivotroot`: a mount namespace gets another root, which of a container is its image. What was measured
-//! when it was registered and what becomes its root are compared here, where nobody can exchange one for
-//! the other any more. Paths change, too. Seen on 6.1 and 6.12.
+//! when it was registered and what is to become its root are compared here, until a program is executed. The call may yet
+//! fail, and a root can be changed without it (a mount moved, chroot): that is not compared. Paths change, too. Seen on 6.1 and 6.12.
 
 use core::ffi::c_void;
 

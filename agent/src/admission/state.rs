@@ -2,10 +2,7 @@
 //! What a runtime gives its hook: the container's state ("State", `runtime.md` of the OCI runtime specification). It comes
 //! from whoever may connect; nothing in it is believed that the kernel can be asked.
 
-use std::{
-    collections::BTreeMap,
-    path::{Component, PathBuf},
-};
+use std::path::{Component, PathBuf};
 
 use serde::Deserialize;
 
@@ -47,16 +44,13 @@ pub struct State {
     pub bundle: PathBuf,
 }
 
+/// What is read of it; its annotations are read where the runtime reads them, in `config.json`.
 #[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
 struct Document {
     id: String,
     #[serde(default)]
     pid: i64,
     bundle: PathBuf,
-    // As the specification has them; what counts is in config.json, which this must not contradict.
-    #[serde(default, rename = "annotations")]
-    _annotations: Option<BTreeMap<String, String>>,
 }
 
 impl State {
@@ -65,9 +59,7 @@ impl State {
     /// # Errors
     /// See [`StateError`].
     pub fn parse(bytes: &[u8]) -> Result<Self, StateError> {
-        let Document {
-            id, pid, bundle, ..
-        } = serde_json::from_slice(bytes)?;
+        let Document { id, pid, bundle } = serde_json::from_slice(bytes)?;
         let odd = |c: char| c == '/' || c.is_control();
         if id.is_empty() || id.len() > LONGEST_ID || id.contains(odd) {
             return Err(StateError::Id(id.chars().take(80).collect()));
