@@ -304,7 +304,7 @@ pub struct Probes {
 }
 
 impl Probes {
-    /// Takes over the set that was made from the same `settings`, or makes one with the id
+    /// Takes over the last set if it was made from the same `settings`, or makes one with the id
     /// `now_ns` (`CLOCK_BOOTTIME`) and attaches it. A new one reports nothing before
     /// [`Probes::set_scope`].
     ///
@@ -312,22 +312,19 @@ impl Probes {
     /// An object of another version, a kernel that refuses it, no BPF file system.
     pub fn attach(settings: &Settings<'_>, now_ns: u64) -> Result<Attached, LoadError> {
         let key = settings.key();
-        let sets = Set::all(settings.pin_dir).map_err(bpffs("list", settings.pin_dir))?;
-        let (own, mut before): (Vec<_>, Vec<_>) = sets
-            .into_iter()
-            .partition(|set| set.key() == key && is_attached(set));
-        let mut own = own.into_iter().rev();
-        let set = match own.next() {
+        let mut before = Set::all(settings.pin_dir).map_err(bpffs("list", settings.pin_dir))?;
+        // An older one may be attached, too, and made from the same, if the settings went back while an agent died: what
+        // the newer have seen since, the list may have already, and only an order by age says what it has.
+        let own = before.pop_if(|set| set.key() == key && is_attached(set));
+        let set = match own {
             Some(set) => set,
             None => make(settings, &key, now_ns)?,
         };
         // Whose a mount namespace is, the last agent's probes know. Also if the set was made by an agent that died before
         // it came to this.
-        if let Some(last) = before.iter().max_by_key(|set| set.id()) {
+        if let Some(last) = before.last() {
             inherit(last, &set)?;
         }
-        before.extend(own);
-        before.sort_by_key(Set::id);
         if settings.debug {
             forward_log(&set)?;
         }
