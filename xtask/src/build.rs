@@ -33,6 +33,15 @@ pub(crate) enum Part {
 
 impl Part {
     pub(crate) const ALL: [Self; 3] = [Self::Probes, Self::Programs, Self::Scenarios];
+
+    /// What cargo builds of it for this machine.
+    fn packages(self) -> &'static [&'static str] {
+        match self {
+            Self::Probes => &[],
+            Self::Programs => &["cima-agent", "cima-hook"],
+            Self::Scenarios => &["cima-scenarios"],
+        }
+    }
 }
 
 pub(crate) fn run(args: &Args) -> Result<Verdict, Error> {
@@ -55,19 +64,22 @@ pub(crate) fn build(parts: &[Part]) -> Result<(), Error> {
         })
         .collect();
     setup::ensure(&needs)?;
-    for part in parts {
-        match part {
-            Part::Probes => probes()?,
-            Part::Programs => {
-                programs("cima-agent")?;
-                programs("cima-hook")?;
-                site_files()?;
-            }
-            Part::Scenarios => {
-                programs("cima-scenarios")?;
-                act()?;
-            }
-        }
+    if parts.contains(&Part::Probes) {
+        probes()?;
+    }
+    let packages: Vec<&str> = parts
+        .iter()
+        .flat_map(|part| part.packages())
+        .copied()
+        .collect();
+    if !packages.is_empty() {
+        programs(&packages)?;
+    }
+    if parts.contains(&Part::Programs) {
+        site_files()?;
+    }
+    if parts.contains(&Part::Scenarios) {
+        act()?;
     }
     Ok(())
 }
@@ -84,12 +96,14 @@ fn act() -> Result<(), Error> {
     Ok(())
 }
 
-/// Builds a package for this machine and stages its programs.
-fn programs(package: &'static str) -> Result<(), Error> {
+/// Builds packages for this machine and stages their programs. At once: built one by one they would want what they
+/// share with other features each, so again.
+fn programs(packages: &[&str]) -> Result<(), Error> {
     let mut cargo = cargo();
     cargo
         .current_dir(workspace::root())
-        .args(["build", "--release", "--package", package])
+        .args(["build", "--release"])
+        .args(packages.iter().flat_map(|package| ["--package", package]))
         .args(["--message-format", "json-render-diagnostics"])
         .stdout(Stdio::piped())
         .stderr(Stdio::inherit());
@@ -97,7 +111,7 @@ fn programs(package: &'static str) -> Result<(), Error> {
     if !output.status.success() {
         return Err(Error::Build {
             step: "Building the programs",
-            what: format!("cargo build --package {package}"),
+            what: format!("cargo build --package {}", packages.join(" --package ")),
             status: output.status,
         });
     }

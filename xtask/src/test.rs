@@ -5,8 +5,9 @@
 use std::io::{self, Write};
 use std::num::NonZero;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::ScopedJoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cima_guests::{Guests, Run, Series, Tpm};
 
@@ -101,6 +102,9 @@ const SCENARIOS: &[Scenario] = &[
 /// Security modules of a host whose administrator has not heard of BPF.
 const LSM_WITHOUT_BPF: &str = "landlock,lockdown,yama,integrity,apparmor";
 
+/// Guests at once, at most: each has memory of its own.
+const PLAYERS: usize = 4;
+
 /// How long each fuzz target runs.
 const FUZZ_SECONDS: u32 = 60;
 
@@ -134,17 +138,17 @@ impl Count {
 }
 
 pub(crate) fn run(args: &Args) -> Result<Verdict, Error> {
-    setup::ensure(&Need::ALL)?;
+    timed("setup", || setup::ensure(&Need::ALL))?;
     let wanted = |part| args.parts.is_empty() || args.parts.contains(&part);
     let mut total = Count::default();
     if wanted(Tests::Lints) {
-        total.add(lints()?);
+        total.add(timed("lints", lints)?);
     }
     if wanted(Tests::Unit) {
-        total.add(unit()?);
+        total.add(timed("unit tests", unit)?);
     }
     if wanted(Tests::Fuzz) {
-        let (passed, failed) = fuzz::fuzz(&[], FUZZ_SECONDS)?;
+        let (passed, failed) = timed("fuzzing", || fuzz::fuzz(&[], FUZZ_SECONDS))?;
         total.add(Count { passed, failed });
     }
     let guests = Guests::new(&workspace::target());
@@ -152,16 +156,24 @@ pub(crate) fn run(args: &Args) -> Result<Verdict, Error> {
         .kernel
         .map_or_else(|| Series::ALL.to_vec(), |one| vec![one]);
     if wanted(Tests::Runner) || wanted(Tests::Scenarios) {
-        build::build(&Part::ALL)?;
+        timed("the guests' programs", || build::build(&Part::ALL))?;
     }
     if wanted(Tests::Runner) {
-        total.add(runner(&guests, &series)?);
+        total.add(timed("the guests' runner", || runner(&guests, &series))?);
     }
     if wanted(Tests::Scenarios) {
-        total.add(scenarios(&guests, &series)?);
+        total.add(timed("scenarios", || scenarios(&guests, &series))?);
     }
     println!("{} passed, {} failed", total.passed, total.failed);
     Ok(Verdict::from_passed(total.failed == 0 && total.passed > 0))
+}
+
+/// Says how long a part took: all of them have a limit together.
+fn timed<T>(part: &str, run: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
+    let started = Instant::now();
+    let result = run();
+    println!("── {part}: {} s", started.elapsed().as_secs());
+    result
 }
 
 fn lints() -> Result<Count, Error> {
@@ -221,38 +233,38 @@ fn runner(guests: &Guests, series: &[Series]) -> Result<Count, Error> {
     vm::selftest::count(guests, series).map(|(passed, failed)| Count { passed, failed })
 }
 
-/// Plays every scenario, the kernels side by side: a guest's processors are one thread of this machine.
-/// What a guest says is shown when it is done, so that two do not speak at once.
+/// Plays every scenario on every kernel, as many at once as there are processors: a guest's are one thread of this
+/// machine. What a guest says is shown when it is done, so that two do not speak at once.
 fn scenarios(guests: &Guests, series: &[Series]) -> Result<Count, Error> {
     for series in series {
         // Its root is made once, by one.
         guests.prepare(*series, false)?;
     }
-    let all = |series: Series| {
+    let wanted = |scenario: &Scenario, series| scenario.only.is_none_or(|only| only == series);
+    let games: Vec<(&Scenario, Series)> = SCENARIOS
+        .iter()
+        .flat_map(|scenario| series.iter().map(move |series| (scenario, *series)))
+        .filter(|(scenario, series)| wanted(scenario, *series))
+        .collect();
+    let next = AtomicUsize::new(0);
+    let player = || {
         let mut count = Count::default();
-        for scenario in SCENARIOS {
-            if scenario.only.is_none_or(|only| only == series) {
-                count.add(play(guests, series, scenario)?);
-            }
+        while let Some((scenario, series)) = games.get(next.fetch_add(1, Ordering::Relaxed)) {
+            count.add(play(guests, *series, scenario)?);
         }
         Ok::<_, Error>(count)
     };
-    let alone = std::thread::available_parallelism().map_or(1, NonZero::get) < 2;
-    let counts: Vec<Result<Count, Error>> = if alone {
-        series.iter().map(|series| all(*series)).collect()
-    } else {
-        std::thread::scope(|scope| {
-            let threads: Vec<_> = series
-                .iter()
-                .map(|series| scope.spawn(|| all(*series)))
-                .collect();
-            let join = |thread: ScopedJoinHandle<'_, _>| match thread.join() {
-                Ok(count) => count,
-                Err(panic) => std::panic::resume_unwind(panic),
-            };
-            threads.into_iter().map(join).collect()
-        })
-    };
+    let players = std::thread::available_parallelism().map_or(1, NonZero::get);
+    let counts: Vec<Result<Count, Error>> = std::thread::scope(|scope| {
+        let players: Vec<_> = (0..players.min(PLAYERS))
+            .map(|_| scope.spawn(player))
+            .collect();
+        let join = |player: ScopedJoinHandle<'_, _>| match player.join() {
+            Ok(count) => count,
+            Err(panic) => std::panic::resume_unwind(panic),
+        };
+        players.into_iter().map(join).collect()
+    });
     let mut total = Count::default();
     for count in counts {
         total.add(count?);
