@@ -2,13 +2,14 @@
 //! `security_bprm_check`: called for every file of an execution, first for what was
 //! asked for, then for the interpreter that it names. An ELF object is measured when
 //! it is mapped; anything else, such as a `#!` script, is measured here, where
-//! it is still the file of the execution. And the one place that refuses: what executes in a container that nobody
+//! it is still the file of the execution. The first of a container's shows whether its root is the one that was measured,
+//! however it came to it. And the one place that refuses: what executes in a container that nobody
 //! registered, if the policy says so, with or without an agent. Sleepable. Seen on 6.1 and 6.12.
 
 use core::mem::MaybeUninit;
 
 use aya_ebpf::{bindings::linux_binprm, macros::lsm, programs::LsmContext};
-use cima_abi::{Kind, flag, mount_ns, unregistered};
+use cima_abi::{Kind, flag, unregistered};
 
 use crate::{
     cache::Digest,
@@ -19,6 +20,7 @@ use crate::{
     namespaces,
     record::{Event, How, emit},
     scope::{self, InScope},
+    task::Task,
 };
 
 /// `-EPERM`.
@@ -34,11 +36,13 @@ pub fn bprm_check_security(ctx: LsmContext) -> i32 {
     if scope::is_host() {
         return verdict;
     }
-    let (who, open) = scope::find();
-    let Some(who) = who else {
-        if open {
-            close();
-        }
+    let mut found = scope::find();
+    if found.begins {
+        let (device, inode) = Task::current().root();
+        namespaces::compare_root(device, inode, false);
+        found = scope::find();
+    }
+    let Some(who) = found.who else {
         return verdict;
     };
     let bprm: Object = ctx.arg::<*const linux_binprm>(0).cast();
@@ -55,30 +59,11 @@ pub fn bprm_check_security(ctx: LsmContext) -> i32 {
         denied(&who, file);
         return EPERM;
     }
-    if open {
-        close();
-    }
     if magic != ELF {
         let how = How::new(Kind::Script, 0, 0);
         measure(&ctx, &who, file, &how);
     }
     verdict
-}
-
-/// What the tasks of this mount namespace do from now on did not lead to it.
-#[inline(never)]
-fn close() -> u32 {
-    let task = crate::task::Task::current();
-    if let Some(element) = namespaces::find(task.mount_namespace(), task.mount_generation()) {
-        // SAFETY: an element of a preallocated map stays readable and writable.
-        unsafe {
-            let state = (*element).state;
-            if state & mount_ns::OPEN != 0 {
-                (&raw mut (*element).state).write_volatile(state & !mount_ns::OPEN);
-            }
-        }
-    }
-    0
 }
 
 #[inline(never)]

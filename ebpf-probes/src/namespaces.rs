@@ -6,11 +6,11 @@
 //! writes it before any task can live in the new namespace; the agent writes the container's
 //! number into it. What is made inside a container inherits that number: it stays its container.
 
-use cima_abi::{Change, Kind, MountNs, NS_COUNT, Ns, mount_ns};
+use cima_abi::{Change, Kind, Loss, MountNs, NS_COUNT, Ns, flag, mount_ns};
 
 use crate::{
     kernel::{OFF_MNT_INUM, OFF_MNT_SEQ, OFF_NSPROXY_MNT, OFF_TASK_NSPROXY, Object, load},
-    maps::{self, NAMESPACES},
+    maps::{self, NAMESPACES, lost},
     record::emit_change,
     scope::{self, InScope, differs, is_candidate},
     task::Task,
@@ -99,12 +99,101 @@ pub fn made(old: Object, new: Object, flags: u32) -> u32 {
             element.init_tgid = (*old).init_tgid;
             element.root_device = (*old).root_device;
             element.root_inode = (*old).root_inode;
-            element.state |= (*old).state & (mount_ns::PIVOTED | mount_ns::OTHER_ROOT);
+            element.state |=
+                (*old).state & (mount_ns::PIVOTED | mount_ns::OTHER_ROOT | mount_ns::STARTED);
         }
     }
     // A full map leaves no element behind that could be taken for this one's: there was none with
     // this inode, or it is replaced. The task's namespaces then decide.
-    let _ = NAMESPACES.insert(inode, element, 0);
+    if NAMESPACES.insert(inode, element, 0).is_err() {
+        lost(Loss::NamespacesFull);
+    }
+    0
+}
+
+/// A task is about to exchange the root of its mount namespace: what else of it differs from the host's counts, though the
+/// calls for that may have been made by a program that was executed in between.
+#[inline(never)]
+pub fn gather() -> u32 {
+    let task = Task::current();
+    if let Some(element) = find(task.mount_namespace(), task.mount_generation()) {
+        let mask = differing(&task.heirs());
+        // SAFETY: an element of a preallocated map stays readable and writable.
+        unsafe {
+            if (*element).container == 0 {
+                let all = (*element).gathered | mask;
+                (&raw mut (*element).gathered).write_volatile(all);
+            }
+        }
+    }
+    0
+}
+
+/// A mount namespace gets a root, or has it when the container's first program is executed: is it the one that was
+/// measured? If not, the container is registered no more, and this is said. Returns nothing that a caller could go by.
+#[inline(never)]
+pub fn compare_root(device: u32, inode: u64, pivots: bool) -> u32 {
+    let Some(mut who) = scope::current() else {
+        return 0;
+    };
+    let ns = who.task.heirs();
+    let generation = who.task.mount_generation();
+    let (mut gathered, mut is_to_say) = (0, pivots);
+    if let Some(element) = find(ns[Ns::Mnt as usize], generation) {
+        // SAFETY: an element of a preallocated map stays readable and writable.
+        unsafe {
+            gathered = (*element).gathered;
+            let state = (*element).state;
+            let mut now = state;
+            if pivots {
+                now |= mount_ns::PIVOTED;
+            }
+            let (measured, root) = ((*element).root_device, (*element).root_inode);
+            let is_other = measured != 0 && (measured != device || root != 0 && root != inode);
+            // A hook of its runtime has the host's root, and what its programs do later is their own doing. Each pivot
+            // before counts, since a call may yet fail.
+            let counts = pivots || (*element).init_tgid == who.task.tgid();
+            if state & mount_ns::STARTED == 0 && counts && is_other {
+                now |= mount_ns::OTHER_ROOT;
+                who.flags |= flag::OTHER_ROOT;
+                is_to_say = true;
+                (&raw mut (*element).container).write_volatile(0);
+            }
+            (&raw mut (*element).state).write_volatile(now);
+        }
+    }
+    if is_to_say {
+        let change = Change {
+            mnt_generation: generation,
+            container: who.container,
+            ns,
+            flags: 0,
+            gathered,
+            root_device: device,
+            reserved: 0,
+        };
+        emit_change(&who, Kind::Pivoted, &change);
+    }
+    0
+}
+
+/// The current task has executed a program: what the tasks of its mount namespace do from now on did not lead to it.
+#[inline(never)]
+pub fn executed() -> u32 {
+    let task = Task::current();
+    if let Some(element) = find(task.mount_namespace(), task.mount_generation()) {
+        // SAFETY: an element of a preallocated map stays readable and writable.
+        unsafe {
+            let state = (*element).state;
+            let mut now = state & !mount_ns::OPEN;
+            if (*element).container != 0 && (*element).init_tgid == task.tgid() {
+                now |= mount_ns::STARTED;
+            }
+            if now != state {
+                (&raw mut (*element).state).write_volatile(now);
+            }
+        }
+    }
     0
 }
 

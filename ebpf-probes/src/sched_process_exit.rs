@@ -3,7 +3,7 @@
 //! reported; it still has its namespaces (`do_exit`, `kernel/exit.c`). Seen on 6.1 and 6.12.
 
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
-use cima_abi::Kind;
+use cima_abi::{Kind, mount_ns};
 
 use crate::{
     kernel::{OFF_SIGNAL_LIVE, OFF_TASK_EXIT_CODE, OFF_TASK_SIGNAL, Object, load},
@@ -25,18 +25,22 @@ pub fn sched_process_exit(_ctx: BtfTracePointContext) -> i32 {
         return 0;
     };
     // SAFETY: an element of a preallocated map stays readable; loads from the current task.
-    let (container, init, live, status) = unsafe {
+    let (container, init, live, status, state) = unsafe {
         let signal: Object = load(task.object(), &OFF_TASK_SIGNAL);
         (
             (*element).container,
             (*element).init_tgid,
             load::<i32>(signal, &OFF_SIGNAL_LIVE),
             load::<i32>(task.object(), &OFF_TASK_EXIT_CODE),
+            (*element).state,
         )
     };
-    if container == 0 || init != task.tgid() || live != 0 {
+    // Two threads that end at once may both find that none is left.
+    if container == 0 || init != task.tgid() || live != 0 || state & mount_ns::ENDED != 0 {
         return 0;
     }
+    // SAFETY: as above, and writable.
+    unsafe { (&raw mut (*element).state).write_volatile(state | mount_ns::ENDED) };
     let who = InScope {
         container,
         ..scope::anybody()

@@ -23,12 +23,22 @@ pub struct InScope {
 /// The current task; `None`: none of our business.
 #[inline(always)]
 pub fn current() -> Option<InScope> {
-    find().0
+    find().who
 }
 
-/// The same, and whether nobody in its mount namespace has executed a program so far.
+/// What an execution has to know of the current task.
+pub struct Found {
+    /// `None`: none of our business.
+    pub who: Option<InScope>,
+    /// Nobody in its mount namespace has executed a program so far.
+    pub is_open: bool,
+    /// It is in a registered container whose first process has executed none.
+    pub begins: bool,
+}
+
+/// The same, and what an execution has to know.
 #[inline(always)]
-pub fn find() -> (Option<InScope>, bool) {
+pub fn find() -> Found {
     let mut container = 0;
     let found = look(&mut container);
     let who = (found & NOBODY == 0).then(|| InScope {
@@ -36,15 +46,19 @@ pub fn find() -> (Option<InScope>, bool) {
         flags: found as u16,
         container,
     });
-    (who, found & OPEN != 0)
+    Found {
+        who,
+        is_open: found & OPEN != 0,
+        begins: found & BEGINS != 0,
+    }
 }
 
-/// What [`look`] says besides the flags of a record, which are 16 bits: the task is not in scope; nobody in its mount
-/// namespace has executed a program.
+/// What [`look`] says besides the flags of a record, which are 16 bits: the task is not in scope; and what [`Found`] has.
 const NOBODY: u32 = 1 << 16;
 const OPEN: u32 = 1 << 17;
+const BEGINS: u32 = 1 << 18;
 
-/// Looks at the current task: [`InScope::flags`], [`NOBODY`], [`OPEN`].
+/// Looks at the current task: [`InScope::flags`], [`NOBODY`], [`OPEN`], [`BEGINS`].
 ///
 /// None of it may be a constant to the verifier: that of 6.1 takes two returns with different constants for the same
 /// now and then, and cuts off what the caller does for the second.
@@ -81,7 +95,12 @@ fn judge(scope: &Scope, container: &mut u64) -> u32 {
         *container = number;
         let open = if state & mount_ns::OPEN != 0 { OPEN } else { 0 };
         if number != 0 {
-            return open;
+            let begins = if state & mount_ns::STARTED == 0 {
+                BEGINS
+            } else {
+                0
+            };
+            return open | begins;
         }
         let is_one = state & mount_ns::OTHER_ROOT != 0 || is_candidate(scope, gathered);
         return open | if is_one { stranger } else { others };

@@ -9,14 +9,15 @@ use cima_abi::{ANCESTORS, Ancestor, CGROUP_LEN, COMM_LEN, Header, NS_COUNT, Ns, 
 
 use crate::kernel::{
     Number, OFF_CGROUP_INUM, OFF_CGROUP_KN, OFF_CRED_GID, OFF_CRED_UID, OFF_CRED_USER_NS,
-    OFF_CSS_SET_CGROUP, OFF_IPC_INUM, OFF_KN_NAME, OFF_KN_PARENT, OFF_MM_EXE, OFF_MNT_INUM,
-    OFF_MNT_SEQ, OFF_NET_INUM, OFF_NSPROXY_CGROUP, OFF_NSPROXY_IPC, OFF_NSPROXY_MNT,
-    OFF_NSPROXY_NET, OFF_NSPROXY_PID, OFF_NSPROXY_TIME, OFF_NSPROXY_UTS, OFF_PID_INUM,
-    OFF_PID_LEVEL, OFF_PID_NS_LEVEL, OFF_PID_NUMBERS, OFF_TASK_CGROUPS, OFF_TASK_COMM,
-    OFF_TASK_CRED, OFF_TASK_GROUP_LEADER, OFF_TASK_LOGINUID, OFF_TASK_MM, OFF_TASK_NSPROXY,
-    OFF_TASK_REAL_PARENT, OFF_TASK_SESSION, OFF_TASK_START, OFF_TASK_TGID, OFF_TASK_THREAD_PID,
-    OFF_TIME_INUM, OFF_UPID_NR, OFF_UPID_NS, OFF_USER_INUM, OFF_UTS_INUM, Object, SIZE_UPID, load,
-    read, read_pointer,
+    OFF_CSS_SET_CGROUP, OFF_DENTRY_INODE, OFF_FS_ROOT_DENTRY, OFF_FS_ROOT_MOUNT, OFF_INODE_NUMBER,
+    OFF_IPC_INUM, OFF_KN_NAME, OFF_KN_PARENT, OFF_MM_EXE, OFF_MNT_INUM, OFF_MNT_SEQ, OFF_NET_INUM,
+    OFF_NSPROXY_CGROUP, OFF_NSPROXY_IPC, OFF_NSPROXY_MNT, OFF_NSPROXY_NET, OFF_NSPROXY_PID,
+    OFF_NSPROXY_TIME, OFF_NSPROXY_UTS, OFF_PID_INUM, OFF_PID_LEVEL, OFF_PID_NS_LEVEL,
+    OFF_PID_NUMBERS, OFF_SB_DEVICE, OFF_TASK_CGROUPS, OFF_TASK_COMM, OFF_TASK_CRED, OFF_TASK_FS,
+    OFF_TASK_GROUP_LEADER, OFF_TASK_LOGINUID, OFF_TASK_MM, OFF_TASK_NSPROXY, OFF_TASK_REAL_PARENT,
+    OFF_TASK_SESSION, OFF_TASK_START, OFF_TASK_TGID, OFF_TASK_THREAD_PID, OFF_TIME_INUM,
+    OFF_UPID_NR, OFF_UPID_NS, OFF_USER_INUM, OFF_UTS_INUM, OFF_VFSMOUNT_SB, Object, SIZE_UPID,
+    load, read, read_pointer,
 };
 
 /// Cgroups are looked at up to this depth above the task's own.
@@ -187,6 +188,21 @@ impl Task {
             ns[Ns::User as usize] = load(load(cred, &OFF_CRED_USER_NS), &OFF_USER_INUM);
             ns[Ns::Pid as usize] = self.pid_namespace_by(nsproxy);
             load(mount_ns, &OFF_MNT_SEQ)
+        }
+    }
+
+    /// Its root directory: device of the file system in the kernel's encoding, and inode.
+    #[inline(always)]
+    pub fn root(&self) -> (u32, u64) {
+        // SAFETY: chains of loads from the task.
+        unsafe {
+            let fs = load(self.0, &OFF_TASK_FS);
+            let mount: Object = load(fs, &OFF_FS_ROOT_MOUNT);
+            let dentry: Object = load(fs, &OFF_FS_ROOT_DENTRY);
+            (
+                load(load(mount, &OFF_VFSMOUNT_SB), &OFF_SB_DEVICE),
+                load(load(dentry, &OFF_DENTRY_INODE), &OFF_INODE_NUMBER),
+            )
         }
     }
 

@@ -15,7 +15,7 @@ use zerocopy::{FromBytes, Immutable, KnownLayout};
 
 /// Layout version, first field of every record. A probe object of another
 /// version is refused by the agent.
-pub const ABI_VERSION: u16 = 3;
+pub const ABI_VERSION: u16 = 4;
 
 /// Ancestors recorded with an event, nearest first; the process itself is not among them.
 pub const ANCESTORS: usize = 8;
@@ -347,7 +347,7 @@ pub struct Change {
     pub flags: u32,
     /// [`MountNs::gathered`].
     pub gathered: u32,
-    /// Of a pivot: device of the new root, in the kernel's encoding.
+    /// Of a pivot: device of the new root, or of that which the first program found, in the kernel's encoding.
     pub root_device: u32,
     /// 0.
     pub reserved: u32,
@@ -380,8 +380,8 @@ pub struct MountNs {
     pub root_device: u32,
     /// Thread-group id of the first process.
     pub init_tgid: u32,
-    /// [`Ns::bit`]s: which namespaces were others than the host's when it was made, and which its
-    /// tasks made until one of them executed a program.
+    /// [`Ns::bit`]s: which namespaces were others than the host's when it was made, which its tasks made until one of them
+    /// executed a program, and which were others when one exchanged its root.
     pub gathered: u32,
     /// Bits of [`mount_ns`].
     pub state: u32,
@@ -395,6 +395,11 @@ pub mod mount_ns {
     pub const PIVOTED: u32 = 1 << 1;
     /// It got another root than the one that was registered: a container whatever the rules are.
     pub const OTHER_ROOT: u32 = 1 << 2;
+    /// The process that the container begins with has executed a program: what its tasks do to their root from now on is
+    /// their own doing.
+    pub const STARTED: u32 = 1 << 3;
+    /// The end of that process was reported.
+    pub const ENDED: u32 = 1 << 4;
 }
 
 /// What becomes of an execution in what could be a container, and nobody registered: values of
@@ -423,10 +428,13 @@ pub enum Loss {
     ViolationRingFull = 2,
     /// No room for the record of a change of namespaces or of the end of a container.
     ChangeRingFull = 3,
+    /// No room in the map of mount namespaces for a new one: whether it is a container's is then told from the
+    /// namespaces of each task, and it cannot be registered.
+    NamespacesFull = 4,
 }
 
 /// How many causes of loss there are.
-pub const LOSS_COUNT: usize = 4;
+pub const LOSS_COUNT: usize = 5;
 
 impl Loss {
     /// Every cause, in counter order.
@@ -435,6 +443,7 @@ impl Loss {
         Loss::ExecRingFull,
         Loss::ViolationRingFull,
         Loss::ChangeRingFull,
+        Loss::NamespacesFull,
     ];
 
     /// The cause as entries and metrics name it.
@@ -444,6 +453,7 @@ impl Loss {
             Loss::ExecRingFull => "exec-ring-full",
             Loss::ViolationRingFull => "violation-ring-full",
             Loss::ChangeRingFull => "change-ring-full",
+            Loss::NamespacesFull => "namespaces-full",
         }
     }
 }
