@@ -159,8 +159,13 @@ pub struct Containers {
     queue: WriterHandle,
     last: AtomicU64,
     known: Mutex<HashMap<u64, Known>>,
+    /// By mount namespace: who is registering it.
+    turns: Mutex<HashMap<u32, Turn>>,
     ends: Ends,
 }
+
+/// Held by one hook at a time of those that speak of the same mount namespace.
+type Turn = Arc<tokio::sync::Mutex<()>>;
 
 /// Where it lies, and what it needs.
 pub struct Setup {
@@ -212,6 +217,7 @@ impl Containers {
             queue,
             last: AtomicU64::new(0),
             known: Mutex::default(),
+            turns: Mutex::default(),
             ends: watched,
         });
         let this = Arc::downgrade(&containers);
@@ -286,7 +292,8 @@ impl Containers {
         Ok(())
     }
 
-    /// A runtime has made a container, says a hook of user `peer`: see the module.
+    /// A runtime has made a container, says a hook of user `peer`: see the module. Reads files and asks the kernel between
+    /// its waiting: not on a thread that serves others.
     ///
     /// # Errors
     /// See [`AdmissionError`]: the container is not registered.
@@ -308,6 +315,8 @@ impl Containers {
         if process.mnt_ns == self.host_mnt_ns {
             return Err(AdmissionError::Host(process.pid));
         }
+        let turn = self.turn(process.mnt_ns);
+        let _turn = turn.lock().await;
         if let Some(verdict) = self.judged(&state, &process)? {
             return Ok(verdict);
         }
@@ -324,6 +333,13 @@ impl Containers {
             );
         }
         Ok(verdict)
+    }
+
+    /// For the hooks that speak of this mount namespace, one after the other.
+    fn turn(&self, mnt_ns: u32) -> Turn {
+        let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+        turns.retain(|_, turn| Arc::strong_count(turn) > 1);
+        Arc::clone(turns.entry(mnt_ns).or_default())
     }
 
     /// The verdict on a container that was admitted already, if a second hook asks (engine and runtime may both have one).
@@ -667,8 +683,11 @@ impl Containers {
     /// Has the probes take nothing for the container any more: not what it made inside, nor what outlives it.
     fn clear(&self, number: u64) -> Result<(), AdmissionError> {
         let mut namespaces = self.namespaces();
-        for (inode, known) in namespaces.all()? {
-            if known.container == number {
+        let of_it = |known: &MountNs| known.container == number;
+        let all = namespaces.all()?;
+        for (inode, _) in all.into_iter().filter(|(_, known)| of_it(known)) {
+            // As it is by now: the inode may be another's, whose element this must not be.
+            if let Some(known) = namespaces.get(inode)?.filter(of_it) {
                 let known = MountNs {
                     container: 0,
                     ..known

@@ -21,6 +21,7 @@ use cima_api::{
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{UnixListener, UnixStream},
+    runtime::Handle,
     sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
 };
 use tonic::{
@@ -37,6 +38,8 @@ use super::{AdmissionError, Containers};
 /// descriptors that root's hooks need. Others wait until one is closed.
 const OF_ROOT: usize = 256;
 const OF_USER: usize = 16;
+/// Hooks that are answered at a time: each has a thread, and another for what it waits for.
+const AT_ONCE: usize = 128;
 /// How long anything may take.
 const PATIENCE: Duration = Duration::from_secs(600);
 
@@ -56,6 +59,7 @@ pub type Reload = mpsc::Sender<oneshot::Sender<Result<(), String>>>;
 struct Service {
     containers: Arc<Containers>,
     reload: Reload,
+    room: Arc<Semaphore>,
 }
 
 /// Serves hooks of user `user` on a socket at `path`, until the runtime ends.
@@ -73,7 +77,11 @@ pub fn serve(
         source,
     };
     let listener = bind(path, user).map_err(failed)?;
-    let service = Service { containers, reload };
+    let service = Service {
+        containers,
+        reload,
+        room: Arc::new(Semaphore::new(AT_ONCE)),
+    };
     let service = ContainersServer::new(service)
         .max_decoding_message_size(LARGEST_MESSAGE)
         .max_encoding_message_size(LARGEST_MESSAGE);
@@ -203,6 +211,22 @@ impl Service {
         peer.unwrap_or(u32::MAX)
     }
 
+    /// Does what takes a while without holding up whoever else is served.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        job: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Status> {
+        let failed = |error: &dyn std::error::Error| Status::internal(error.to_string());
+        let place = Arc::clone(&self.room).acquire_owned().await;
+        let place = place.map_err(|error| failed(&error))?;
+        let done = tokio::task::spawn_blocking(move || {
+            let done = job();
+            drop(place);
+            done
+        });
+        done.await.map_err(|error| failed(&error))
+    }
+
     fn for_root<T>(&self, request: &Request<T>) -> Result<(), Status> {
         if self.peer(request) == 0 {
             return Ok(());
@@ -251,15 +275,12 @@ impl containers_server::Containers for Service {
         let containers = Arc::clone(&self.containers);
         bounded(&state)?;
         // To its end, also if the hook gives up: half a registration would be none.
-        let judged = tokio::spawn(async move { containers.create(&state, peer).await });
-        let verdict = match judged.await {
-            Ok(Ok(verdict)) => verdict,
-            Ok(Err(error)) => {
-                tracing::warn!("a container is refused: {error}");
-                return Err(status(&error));
-            }
-            Err(error) => return Err(Status::internal(error.to_string())),
-        };
+        let wait = Handle::current();
+        let judged = self.blocking(move || wait.block_on(containers.create(&state, peer)));
+        let verdict = judged.await?.map_err(|error| {
+            tracing::warn!("a container is refused: {error}");
+            status(&error)
+        })?;
         Ok(Response::new(CreateReply {
             allowed: verdict.allowed,
             reasons: verdict.reasons,
@@ -269,7 +290,9 @@ impl containers_server::Containers for Service {
 
     async fn stop(&self, request: Request<StopRequest>) -> Result<Response<StopReply>, Status> {
         let state = request.into_inner().state;
-        let known = self.containers.stop(bounded(&state)?);
+        bounded(&state)?;
+        let containers = Arc::clone(&self.containers);
+        let known = self.blocking(move || containers.stop(&state)).await?;
         let known = known.map_err(|error| status(&error))?;
         Ok(Response::new(StopReply { known }))
     }
