@@ -11,6 +11,8 @@ use serde_json::Value;
 use crate::agent::{CIMA, Site, eventually, text};
 use crate::process;
 
+/// What engines call.
+pub(crate) const HOOK: &str = "/usr/libexec/cima/cima-hook";
 /// Where hooks are expected.
 const LIBEXEC: &str = "/usr/libexec/cima";
 

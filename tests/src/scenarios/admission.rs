@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use super::Scenario;
 use crate::agent::{CIMA, Site, text};
 use crate::claims::Claims;
-use crate::hooks::{self, created, digest_of, shipped, take_rules, write_rules};
+use crate::hooks::{self, HOOK, created, digest_of, shipped, take_rules, write_rules};
 use crate::podman::{self, DEBIAN, Runtime, TINY, podman};
 use crate::process;
 
@@ -24,7 +24,6 @@ pub(crate) const SCENARIO: Scenario = Scenario {
     play,
 };
 
-const HOOK: &str = "/usr/libexec/cima/cima-hook";
 /// Nobody's, as far as the guest knows.
 const NOBODY: &str = "65534";
 

@@ -13,7 +13,7 @@ use serde_json::json;
 use super::Scenario;
 use crate::agent::{CIMA, Site};
 use crate::claims::Claims;
-use crate::hooks::{self, created};
+use crate::hooks::{self, HOOK, created};
 use crate::process;
 
 pub(crate) const SCENARIO: Scenario = Scenario {
@@ -26,7 +26,6 @@ const RESULT: &str = "/out/bench-admission.json";
 /// Where cimad keeps what it knows of images.
 const KNOWN: &str = "/var/lib/cima/images";
 const LIMIT: Duration = Duration::from_secs(300);
-const HOOK: &str = "/usr/libexec/cima/cima-hook";
 
 #[derive(Parser)]
 struct Arguments {

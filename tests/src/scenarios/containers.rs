@@ -4,6 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Command, Stdio};
 
 use serde_json::Value;
@@ -11,7 +12,7 @@ use serde_json::Value;
 use super::Scenario;
 use crate::agent::{Site, eventually, text};
 use crate::claims::Claims;
-use crate::hooks::{self, created, digest_of, event_of, executed, listed};
+use crate::hooks::{self, HOOK, created, digest_of, event_of, executed, listed};
 use crate::podman::{self, DEBIAN, Runtime, TINY, podman};
 use crate::process;
 
@@ -20,6 +21,9 @@ pub(crate) const SCENARIO: Scenario = Scenario {
     about: "each measurement has its container, and each container its image, measured before it runs",
     play,
 };
+
+/// A program of containers that are registered no more.
+const STRANGER: &str = "stranger";
 
 /// Containers that start at once.
 const MANY: usize = 100;
@@ -58,14 +62,36 @@ fn play(claims: &mut Claims, _arguments: &[String]) {
         nsenter(&site);
     });
     claims.claim(
+        "two hooks of one container that ask at once: it is registered once",
+        || {
+            twice(&site);
+        },
+    );
+    for runtime in Runtime::ALL {
+        for moved in [false, true] {
+            let how = if moved {
+                "by a mount that is moved"
+            } else {
+                "by pivot_root"
+            };
+            claims.claim(
+                &format!(
+                    "{}: a container that gets another root than was measured ({how}) is registered no more",
+                    runtime.name()
+                ),
+                || other_root(&site, runtime, moved),
+            );
+        }
+    }
+    claims.claim(
         &format!("of {MANY} containers that start at once none is taken for another"),
         || many(&site),
     );
-    claims.claim("nothing in these containers is unregistered", || {
+    claims.claim("nothing in the other containers is unregistered", || {
         let events = site.policy_events();
         let strangers: Vec<_> = events
             .iter()
-            .filter(|(name, _)| name.contains(":unregistered:"))
+            .filter(|(name, _)| name.contains(":unregistered:") && !name.contains(STRANGER))
             .collect();
         assert!(strangers.is_empty(), "{strangers:?}");
     });
@@ -348,11 +374,102 @@ fn nsenter(site: &Site) {
     podman(Runtime::Crun, &["rm", "-f", "-t", "0", "target"]).succeeded();
 }
 
+/// A hook that is asked by two at once, as by an engine and by a wrapper.
+fn twice(site: &Site) {
+    let before = created(site).len();
+    let hook = "/tmp/twice.sh";
+    let script = format!(
+        "#!/bin/sh\nstate=$(cat)\necho \"$state\" | {HOOK} --stage createRuntime &\necho \"$state\" | {HOOK} --stage createRuntime || exit 1\nwait $!\n"
+    );
+    install_script(hook, &script);
+    let bundle = bundle(MANY, "crun", &layer_of(TINY), &["expr", "2", "+", "2"]);
+    add_hook(&bundle, hook);
+    process::run(&["crun", "run", "--bundle", &bundle, "twice"]).succeeded();
+    assert_eq!(created(site).len(), before + 1);
+    assert!(!site.log().contains("registered already"), "{}", site.log());
+}
+
+/// A hook that shows cimad another configuration than its runtime has read: the root that is measured is not the one
+/// that the container gets.
+fn other_root(site: &Site, runtime: Runtime, moved: bool) {
+    let number = MANY + 1 + 2 * usize::from(moved);
+    let decoy = bundle(number, runtime.name(), &layer_of(TINY), &["true"]);
+    let (name, hook) = (runtime.name(), "/tmp/liar.sh");
+    let bundle = bundle(number + 1, name, &layer_of(TINY), &[STRANGER, "+", "1"]);
+    let shown = fs::read_to_string(format!("{decoy}/config.json")).expect("it was made");
+    let mut shown: Value = serde_json::from_str(&shown).expect("it is JSON");
+    shown["root"]["path"] = format!("{decoy}/rootfs").into();
+    fs::write(format!("{bundle}/shown.json"), shown.to_string()).expect("it can be written");
+    let script = format!(
+        "#!/bin/sh\ncd {bundle} && cp config.json true.json && cp shown.json config.json\n{HOOK} --stage createRuntime\ndone=$?\ncp true.json config.json\nexit $done\n"
+    );
+    install_script(hook, &script);
+    let program = format!("{bundle}/rootfs/bin/{STRANGER}");
+    fs::copy(format!("{bundle}/rootfs/bin/busybox"), program).expect("it can be planted");
+    add_hook(&bundle, hook);
+    let mut words = vec![name, "run"];
+    if moved {
+        words.push("--no-pivot");
+    }
+    process::run(
+        &[
+            &words[..],
+            &["--bundle", &bundle, &format!("liar-{number}-{name}")],
+        ]
+        .concat(),
+    );
+    let told = created(site).pop().expect("it is in the list");
+    assert_eq!(told["allowed"], true, "{told}");
+    let change = eventually("it is said to have another root", || {
+        let events = site.context_events();
+        events
+            .into_iter()
+            .map(|event| event["change"].clone())
+            .find(|change| change["other_root"] == true && change["container"] == told["container"])
+    });
+    let image = text(&told["image"]);
+    listed(site, &format!("cima-violation:root:sha256:{image}:/"));
+    listed(
+        site,
+        &format!("cima-violation:unregistered:unregistered:/bin/{STRANGER}"),
+    );
+    let events = site.context_events();
+    let own = |event: &&Value| {
+        event["identity"]["container"] == told["container"] && event["execution"].is_object()
+    };
+    let ran: Vec<_> = events.iter().filter(own).collect();
+    assert!(ran.is_empty(), "{change}: {ran:?}");
+    process::run(&[name, "delete", "--force", &format!("liar-{number}-{name}")]);
+    process::run(&["umount", &format!("{bundle}/rootfs")]).succeeded();
+    process::run(&["umount", &format!("{decoy}/rootfs")]).succeeded();
+}
+
+/// Directory of an image's only layer.
+#[track_caller]
+fn layer_of(image: &str) -> String {
+    let layer = "{{.GraphDriver.Data.UpperDir}}";
+    let said = process::run(&["podman", "inspect", "-f", layer, image]).succeeded();
+    said.trim_end().to_owned()
+}
+
+fn install_script(path: &str, script: &str) {
+    fs::write(path, script).expect("a script can be written");
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("a mode can be set");
+}
+
+/// Has the runtime itself call a hook.
+fn add_hook(bundle: &str, hook: &str) {
+    let path = format!("{bundle}/config.json");
+    let text = fs::read_to_string(&path).expect("it was made");
+    let mut config: Value = serde_json::from_str(&text).expect("it is JSON");
+    config["hooks"] = serde_json::json!({"createRuntime": [{"path": hook}]});
+    fs::write(path, config.to_string()).expect("it can be written");
+}
+
 /// Bundles as an engine makes them, without the engine, which takes fifty times longer: an overlay over the image for
 /// each, run by `cima-runtime`.
 fn many(site: &Site) {
-    let layer = "{{.GraphDriver.Data.UpperDir}}";
-    let image = process::run(&["podman", "inspect", "-f", layer, TINY]).succeeded();
+    let image = layer_of(TINY);
     let before = created(site).len();
     for runtime in Runtime::ALL {
         let config = format!("runtime = \"/usr/bin/{}\"\n", runtime.name());
@@ -361,7 +478,8 @@ fn many(site: &Site) {
     let children: Vec<_> = (0..MANY)
         .map(|number| {
             let runtime = Runtime::ALL[number % 2].name();
-            let bundle = bundle(number, runtime, image.trim_end());
+            let args = ["expr", &number.to_string(), "+", "1000000"];
+            let bundle = bundle(number, runtime, &image, &args);
             Command::new("/usr/libexec/cima/cima-runtime")
                 .args(["--cima-config", &format!("/tmp/{runtime}.toml")])
                 .args(["run", "--bundle", &bundle, &format!("many-{number}")])
@@ -410,12 +528,12 @@ fn many(site: &Site) {
     }
 }
 
-/// Makes the bundle of a container that calculates with its number.
+/// Makes the bundle of a container of the image with this only layer.
 #[track_caller]
-fn bundle(number: usize, runtime: &str, image: &str) -> String {
+fn bundle(number: usize, runtime: &str, image: &str, args: &[&str]) -> String {
     let bundle = format!("/tmp/many/{number}");
     let script = format!(
-        "mkdir -p {bundle}/rootfs {bundle}/upper {bundle}/work && cd {bundle} && {runtime} spec &&
+        "rm -rf {bundle} && mkdir -p {bundle}/rootfs {bundle}/upper {bundle}/work && cd {bundle} && {runtime} spec &&
         mount -t overlay overlay -o lowerdir={image},upperdir={bundle}/upper,workdir={bundle}/work rootfs"
     );
     process::run(&["sh", "-ec", &script]).succeeded();
@@ -423,7 +541,7 @@ fn bundle(number: usize, runtime: &str, image: &str) -> String {
     let text = fs::read_to_string(&path).expect("the runtime made it");
     let mut config: Value = serde_json::from_str(&text).expect("it is JSON");
     config["process"]["terminal"] = false.into();
-    config["process"]["args"] = serde_json::json!(["expr", number.to_string(), "+", "1000000"]);
+    config["process"]["args"] = serde_json::json!(args);
     fs::write(path, config.to_string()).expect("it can be written");
     bundle
 }

@@ -13,7 +13,7 @@ use super::Scenario;
 use crate::act::ACT;
 use crate::agent::{Running, Site, eventually, text};
 use crate::claims::Claims;
-use crate::hooks::{self, listed};
+use crate::hooks::{self, HOOK, listed};
 use crate::podman::{self, DEBIAN, Runtime, TINY, podman};
 use crate::process;
 use crate::work;
@@ -24,7 +24,6 @@ pub(crate) const SCENARIO: Scenario = Scenario {
     play,
 };
 
-const HOOK: &str = "/usr/libexec/cima/cima-hook";
 const NEWNS: &str = "0x20000";
 const NEWPID: &str = "0x20000000";
 const NEWCGROUP: &str = "0x02000000";
@@ -84,6 +83,18 @@ fn play(claims: &mut Claims, _arguments: &[String]) {
         let ran = process::run(&["unshare", "--mount", "sh", "-c", &inner]);
         assert_eq!(ran.code(), Some(126), "{}", ran.stderr);
     });
+    claims.claim(
+        "a container that is made by two programs, once its root is exchanged",
+        || {
+            let inner = "cd /tmp/two && pivot_root . old && exec /bin/busybox true";
+            let outer = format!(
+                "mkdir -p /tmp/two/old /tmp/two/bin && cp /usr/bin/busybox /tmp/two/bin &&
+            mount --bind /tmp/two /tmp/two && exec unshare --pid --fork sh -ec '{inner}'"
+            );
+            let ran = process::run(&["unshare", "--mount", "sh", "-ec", &outer]);
+            assert_eq!(ran.code(), Some(126), "{}", ran.stderr);
+        },
+    );
     claims.claim("what is refused is in the list", || {
         listed(
             &site,
