@@ -15,10 +15,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
-use crate::build;
 use crate::error::{Doing as _, Error, Verdict};
 use crate::setup::{self, Need};
 use crate::workspace;
+use crate::{build, jobs};
 
 /// Folders with fuzz targets, each a workspace of its own, and the targets.
 const CRATES: [(&str, &[&str]); 3] = [
@@ -79,7 +79,7 @@ pub(crate) fn fuzz(targets: &[String], seconds: u32) -> Result<(u32, u32), Error
         }
         waiting.extend(wanted.into_iter().map(|name| Target { folder, name }));
     }
-    let at_once = std::thread::available_parallelism().map_or(1, usize::from);
+    let at_once = jobs::processors();
     let names: Vec<&str> = waiting.iter().map(|target| target.name).collect();
     println!(
         "Fuzzing {} for {seconds} s each, {at_once} at once.",

@@ -11,6 +11,7 @@ mod build;
 mod demo;
 mod error;
 mod fuzz;
+mod jobs;
 mod setup;
 mod test;
 mod vm;

@@ -3,16 +3,14 @@
 //! scenario on every kernel, and one line at the end that counts them all.
 
 use std::io::{self, Write};
-use std::num::NonZero;
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread::ScopedJoinHandle;
 use std::time::{Duration, Instant};
 
 use cima_guests::{Guests, Run, Series, Tpm};
 
 use crate::build::{self, Part};
 use crate::error::{Doing as _, Error, Verdict};
+use crate::jobs::{processors, side_by_side};
 use crate::setup::{self, Need};
 use crate::{fuzz, vm, workspace};
 
@@ -103,7 +101,7 @@ const SCENARIOS: &[Scenario] = &[
 const LSM_WITHOUT_BPF: &str = "landlock,lockdown,yama,integrity,apparmor";
 
 /// Guests at once, at most: each has memory of its own.
-const PLAYERS: usize = 4;
+const PLAYERS: usize = 6;
 
 /// How long each fuzz target runs.
 const FUZZ_SECONDS: u32 = 60;
@@ -233,8 +231,8 @@ fn runner(guests: &Guests, series: &[Series]) -> Result<Count, Error> {
     vm::selftest::count(guests, series).map(|(passed, failed)| Count { passed, failed })
 }
 
-/// Plays every scenario on every kernel, as many at once as there are processors: a guest's are one thread of this
-/// machine. What a guest says is shown when it is done, so that two do not speak at once.
+/// Plays every scenario on every kernel, three for two processors at once: a guest's are one thread of this machine, and
+/// a third of the time it waits. What a guest says is shown when it is done, so that two do not speak at once.
 fn scenarios(guests: &Guests, series: &[Series]) -> Result<Count, Error> {
     for series in series {
         // Its root is made once, by one.
@@ -246,28 +244,13 @@ fn scenarios(guests: &Guests, series: &[Series]) -> Result<Count, Error> {
         .flat_map(|scenario| series.iter().map(move |series| (scenario, *series)))
         .filter(|(scenario, series)| wanted(scenario, *series))
         .collect();
-    let next = AtomicUsize::new(0);
-    let player = || {
-        let mut count = Count::default();
-        while let Some((scenario, series)) = games.get(next.fetch_add(1, Ordering::Relaxed)) {
-            count.add(play(guests, *series, scenario)?);
-        }
-        Ok::<_, Error>(count)
-    };
-    let players = std::thread::available_parallelism().map_or(1, NonZero::get);
-    let counts: Vec<Result<Count, Error>> = std::thread::scope(|scope| {
-        let players: Vec<_> = (0..players.min(PLAYERS))
-            .map(|_| scope.spawn(player))
-            .collect();
-        let join = |player: ScopedJoinHandle<'_, _>| match player.join() {
-            Ok(count) => count,
-            Err(panic) => std::panic::resume_unwind(panic),
-        };
-        players.into_iter().map(join).collect()
-    });
+    let players = (processors() * 3).div_ceil(2).min(PLAYERS);
+    let counts = side_by_side(&games, players, |(scenario, series)| {
+        play(guests, *series, scenario)
+    })?;
     let mut total = Count::default();
     for count in counts {
-        total.add(count?);
+        total.add(count);
     }
     Ok(total)
 }

@@ -9,6 +9,7 @@ use cima_guests::{Guests, Outcome, Run, Series, Trouble, Verdict as Ended};
 use super::scenario_command;
 use crate::build::{self, Part};
 use crate::error::{Error, Verdict};
+use crate::jobs::{processors, side_by_side};
 use crate::workspace;
 
 /// What must come of a scenario.
@@ -109,28 +110,36 @@ pub(crate) fn run(guests: &Guests, series: &[Series]) -> Result<Verdict, Error> 
 
 /// How many fail as they must, and how many do not.
 pub(crate) fn count(guests: &Guests, series: &[Series]) -> Result<(u32, u32), Error> {
-    let (mut passed, mut failed) = (0, 0);
-    for &series in series {
-        for expected in EXPECTED {
-            let (outcome, shown) = run_one(guests, series, expected)?;
-            if (expected.verdict)(&outcome.verdict) && shown.contains(expected.shows) {
-                println!("ok   {outcome}, as it should");
-                passed += 1;
-            } else {
-                println!(
-                    "FAIL {outcome}, and should not, or did not say {:?}:\n{shown}",
-                    expected.shows
-                );
-                failed += 1;
-            }
+    let jobs: Vec<(Series, usize, &Expected)> = series
+        .iter()
+        .flat_map(|series| {
+            let numbered = EXPECTED.iter().enumerate();
+            numbered.map(|(number, expected)| (*series, number, expected))
+        })
+        .collect();
+    // Most of them wait for something that does not come.
+    let results = side_by_side(&jobs, 2 * processors(), |(series, number, expected)| {
+        let (outcome, shown) = run_one(guests, *series, *number, expected)?;
+        let fine = (expected.verdict)(&outcome.verdict) && shown.contains(expected.shows);
+        if fine {
+            println!("ok   {outcome}, as it should");
+        } else {
+            println!(
+                "FAIL {outcome}, and should not, or did not say {:?}:\n{shown}",
+                expected.shows
+            );
         }
-    }
-    Ok((passed, failed))
+        Ok(fine)
+    })?;
+    let count = |fine| results.iter().filter(|result| **result == fine).count();
+    let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+    Ok((number(count(true)), number(count(false))))
 }
 
 fn run_one(
     guests: &Guests,
     series: Series,
+    number: usize,
     expected: &Expected,
 ) -> Result<(Outcome, String), Error> {
     let run = Run {
@@ -140,7 +149,8 @@ fn run_one(
         resets: expected.resets,
         ..Run::new(
             series,
-            expected.scenario,
+            // Each has a directory of its own.
+            format!("{}-{number}", expected.scenario),
             scenario_command(expected.scenario, Vec::new()),
         )
     };
