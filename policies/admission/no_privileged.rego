@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # No privileges over the host.
 #
-# Denies a privileged container (--privileged), one with every device or without a seccomp filter, and one that could have
-# a capability that is not listed.
+# Denies a privileged container (--privileged), one of root's with every device, one without a seccomp filter, and one that
+# could have a capability that is not listed.
 #
 # data.cima.capabilities: a list of capabilities that containers may have. If absent: those that Docker and Podman give.
 #
@@ -14,7 +14,12 @@ import rego.v1
 
 deny contains "the container is privileged" if input.privileges.privileged
 
-deny contains "the container may use every device of the host" if input.privileges.all_devices
+deny contains "the container may use every device of the host" if {
+	input.privileges.all_devices
+
+	# A user's own has no device cgroup, and opens what its user may.
+	not input.container.rootless
+}
 
 deny contains "the container has no seccomp filter" if input.privileges.seccomp.mode != "filter"
 

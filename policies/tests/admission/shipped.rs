@@ -451,3 +451,15 @@ fn the_default_denies_only_what_could_not_be_measured() {
     let same = fs::read_to_string(directory("admission/measured_image.rego")).unwrap();
     assert_eq!(rules(&same), rules(DEFAULT[0].1));
 }
+
+#[test]
+fn a_users_own_container_needs_no_device_cgroup() {
+    let policy = shipped("no_privileged.rego", &json!({}));
+    let decide = |rootless: bool| {
+        let mut input = example_with(&[("/privileges/all_devices", json!(true))]);
+        input.container.rootless = rootless;
+        policy.decide(&input).denied
+    };
+    assert!(decide(true).is_empty());
+    assert_eq!(decide(false).len(), 1);
+}
