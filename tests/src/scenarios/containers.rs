@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use serde_json::Value;
 
 use super::Scenario;
-use crate::agent::{Site, eventually, text};
+use crate::agent::{CIMA, Site, eventually, text};
 use crate::claims::Claims;
 use crate::hooks::{self, HOOK, created, digest_of, event_of, executed, listed};
 use crate::podman::{self, DEBIAN, Runtime, TINY, podman};
@@ -61,6 +61,12 @@ fn play(claims: &mut Claims, _arguments: &[String]) {
     claims.claim("nsenter from the host is said, with who did it", || {
         nsenter(&site);
     });
+    claims.claim(
+        "a container without layers (vfs): all of its directory is measured",
+        || {
+            directory(&site);
+        },
+    );
     claims.claim(
         "two hooks of one container that ask at once: it is registered once",
         || {
@@ -374,12 +380,59 @@ fn nsenter(site: &Site) {
     podman(Runtime::Crun, &["rm", "-f", "-t", "0", "target"]).succeeded();
 }
 
+/// A store whose driver copies: what the image had and what was written cannot be told apart, and all of it counts.
+fn directory(site: &Site) {
+    let store = |words: &[&str]| {
+        let podman = [
+            "podman",
+            "--root",
+            "/var/lib/copies",
+            "--runroot",
+            "/run/copies",
+            "--storage-driver",
+            "vfs",
+            "--runtime",
+            "crun",
+        ];
+        process::run(&[&podman, words].concat())
+    };
+    process::run(&["podman", "save", "--quiet", "-o", "/tmp/tiny.tar", TINY]).succeeded();
+    store(&["load", "--quiet", "-i", "/tmp/tiny.tar"]).succeeded();
+    store(&["run", "--name", "copied", TINY, "true"]).succeeded();
+    let mount = store(&["mount", "copied"]).succeeded();
+    let mount = mount.trim_end();
+    let digest_now = || {
+        let said = process::run(&[CIMA, "digest", &format!("dir:{mount}")]).succeeded();
+        said.split_whitespace()
+            .next()
+            .unwrap_or_default()
+            .to_owned()
+    };
+    let started = || {
+        store(&["start", "--attach", "copied"]).succeeded();
+        let told = created(site).pop().expect("it is in the list");
+        let input: Value = serde_json::from_str(&text(&told["input"])).expect("JSON");
+        assert_eq!(input["image"]["source"], "directory", "{input}");
+        format!("sha256:{}", text(&told["image"]))
+    };
+    // Mount points are made before the hook is asked, and stay.
+    let clean = started();
+    assert_eq!(clean, digest_now());
+    fs::write(format!("{mount}/bin/planted"), "#!/bin/sh\n").expect("it can be written");
+    let planted = started();
+    assert_ne!(planted, clean);
+    assert_eq!(planted, digest_now());
+    store(&["rm", "-f", "copied"]).succeeded();
+}
+
 /// A hook that is asked by two at once, as by an engine and by a wrapper.
 fn twice(site: &Site) {
     let before = created(site).len();
     let hook = "/tmp/twice.sh";
+    // Without `wait`: crun's hooks begin with SIGCHLD blocked, for which dash would wait.
+    let ask = format!("echo \"$state\" | {HOOK} --stage createRuntime");
     let script = format!(
-        "#!/bin/sh\nstate=$(cat)\necho \"$state\" | {HOOK} --stage createRuntime &\necho \"$state\" | {HOOK} --stage createRuntime || exit 1\nwait $!\n"
+        "#!/bin/sh\nrm -f /tmp/asked\nstate=$(cat)\n({ask}; echo $? >/tmp/asked) &\n{ask} || exit 1\nuntil [ -s /tmp/asked ]; do sleep 0.1; done\nexit $(cat /tmp/asked)\n"
     );
     install_script(hook, &script);
     let bundle = bundle(MANY, "crun", &layer_of(TINY), &["expr", "2", "+", "2"]);
