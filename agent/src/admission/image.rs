@@ -64,10 +64,7 @@ impl Measurer {
     /// # Errors
     /// The directory cannot be made.
     pub(super) fn new(known: PathBuf, stubs: Stubs) -> io::Result<Self> {
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&known)?;
+        make_private(&known)?;
         Ok(Self {
             known,
             threads: std::thread::available_parallelism().unwrap_or(NonZero::<usize>::MIN),
@@ -144,6 +141,8 @@ impl Measurer {
 
     fn keep(&self, cache: &Cache, path: &Path) -> Result<(), String> {
         let failed = |error: io::Error| format!("{}: {error}", self.known.display());
+        // It may be emptied at any time, and be gone with that.
+        make_private(&self.known).map_err(failed)?;
         cache.save(path).map_err(|error| error.to_string())?;
         let mut files = Vec::new();
         for entry in fs::read_dir(&self.known).map_err(failed)? {
@@ -190,6 +189,13 @@ impl Measurer {
     fn slots(&self) -> std::sync::MutexGuard<'_, HashMap<String, Slot>> {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn make_private(dir: &Path) -> io::Result<()> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
 }
 
 /// Why a root file system cannot be found or read.

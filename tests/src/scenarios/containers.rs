@@ -5,6 +5,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use serde_json::Value;
@@ -61,6 +62,12 @@ fn play(claims: &mut Claims, _arguments: &[String]) {
     claims.claim("nsenter from the host is said, with who did it", || {
         nsenter(&site);
     });
+    claims.claim(
+        "what is known of an image is kept, also when its directory was removed",
+        || {
+            kept(&site);
+        },
+    );
     claims.claim(
         "a container without layers (vfs): all of its directory is measured",
         || {
@@ -378,6 +385,17 @@ fn nsenter(site: &Site) {
     });
     assert_eq!(joined["flags"], 0x2_0000, "the mount namespace: {joined}");
     podman(Runtime::Crun, &["rm", "-f", "-t", "0", "target"]).succeeded();
+}
+
+/// Without it each start would hash all of the image again.
+fn kept(site: &Site) {
+    let known = Path::new("/var/lib/cima/images");
+    let files = || fs::read_dir(known).map_or(0, Iterator::count);
+    assert!(files() > 0, "nothing is known");
+    fs::remove_dir_all(known).expect("it can be removed");
+    podman::run(Runtime::Crun, TINY, &["true"]).succeeded();
+    assert_eq!(files(), 1);
+    assert!(!site.log().contains("cannot be kept"), "{}", site.log());
 }
 
 /// A store whose driver copies: what the image had and what was written cannot be told apart, and all of it counts.
