@@ -75,11 +75,14 @@ fn run(args: &Args) -> Result<Outcome, Box<dyn Error>> {
     if let Err(error) = rustix::thread::disable_transparent_huge_pages(true) {
         tracing::debug!("the kernel may give huge pages: {error}");
     }
-    tokio::runtime::Builder::new_multi_thread()
+    let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
-        .build()?
-        .block_on(daemon::run(&config, &bytes))?;
+        .build()?;
+    let ended = runtime.block_on(daemon::run(&config, &bytes));
+    // A hook's container may wait for a TPM that hangs: a stop does not.
+    runtime.shutdown_background();
+    ended?;
     Ok(Outcome::Good)
 }
 

@@ -160,7 +160,9 @@ impl Losses {
     /// What the counters say now.
     fn of(counters: &PerCpuArray<MapData, u64>) -> Result<Self, LoadError> {
         let mut losses = Self::default();
-        for cause in Loss::ALL {
+        // Probes of an older version may count fewer causes.
+        let counted = |cause: &Loss| (*cause as u32) < counters.len();
+        for cause in Loss::ALL.into_iter().filter(counted) {
             let values = counters
                 .get(&(cause as u32), 0)
                 .map_err(bad_map(map::LOSSES))?;
@@ -320,10 +322,10 @@ impl Probes {
             Some(set) => set,
             None => make(settings, &key, now_ns)?,
         };
-        // Whose a mount namespace is, the last agent's probes know. Also if the set was made by an agent that died before
-        // it came to this.
-        if let Some(last) = before.last() {
-            inherit(last, &set)?;
+        // Whose a mount namespace is, the probes before know; the newest best, but its agent may have died before it had
+        // that from those before it. What is there already stays.
+        for older in before.iter().rev() {
+            inherit(older, &set)?;
         }
         if settings.debug {
             forward_log(&set)?;
