@@ -10,8 +10,8 @@
 //! and then the change time tells of everything since. That holds when it is used, so nothing is asked then.
 //!
 //! The same numbers elsewhere are told by what holds the files: the disk's sequence number, which each attachment of a loop
-//! device moves, and since Linux 6.8 the mount's number. (Before, a disk that is rewritten while it is attached and not
-//! mounted is not noticed.)
+//! device moves, and since Linux 6.8 the number of a mount that was there all the time ([`crate::source::lasting_mount`]).
+//! (Before, a disk that is rewritten while it is attached and not mounted is not noticed.)
 //!
 //! Where the reasoning does not hold, nothing is kept: on tmpfs, whose pages can be pinned and written
 //! when nobody is a writer, and on overlayfs, FUSE and networks, whose inodes are not those that are written.
@@ -63,12 +63,13 @@ pub(crate) struct Key {
 pub(crate) struct Volume {
     /// The number that a disk got when it was attached.
     disk: u64,
-    /// The mount's, since Linux 6.8; before, 0.
+    /// That of a mount of it, since Linux 6.8; before, 0. While that mount lives, so does the file system: nobody changes
+    /// it behind the kernel's back.
     mount: u64,
 }
 
 impl Volume {
-    /// That of a tree on this device, reached by this mount. `None`: nothing would tell it from another in its place.
+    /// That of a tree on this device, with this mount. `None`: nothing would tell it from another in its place.
     pub(crate) fn of(device: (u32, u32), mount: u64) -> Option<Self> {
         // `Documentation/ABI/stable/sysfs-block`, since Linux 5.15. A partition has its disk's.
         let place = PathBuf::from(format!("/sys/dev/block/{}:{}", device.0, device.1));

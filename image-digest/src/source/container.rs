@@ -589,7 +589,7 @@ fn is_id(text: &str) -> bool {
     (ID_LEAST..=ID_LEN).contains(&text.len()) && text.bytes().all(digit)
 }
 
-fn bounded(path: &Path) -> io::Result<Vec<u8>> {
+pub(super) fn bounded(path: &Path) -> io::Result<Vec<u8>> {
     all_of(File::open(path)?)
 }
 

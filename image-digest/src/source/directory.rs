@@ -5,7 +5,7 @@
 //! mount and no link; nothing but directories and regular files is opened; and it is looked at twice: what is not
 //! the same in the end as when it was read is an error that names it, never a digest of a mixture.
 
-mod stamp;
+pub(super) mod stamp;
 #[cfg(test)]
 mod tests;
 mod walk;

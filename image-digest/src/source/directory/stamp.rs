@@ -23,7 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Times further ahead than this come from a clock that was set back, not from one that is read coarsely.
 const AHEAD: i128 = 3 * SECOND;
 /// `STATX_MNT_ID_UNIQUE` (`include/uapi/linux/stat.h`, since Linux 6.8), which goes before `STATX_MNT_ID`.
-const UNIQUE_MOUNT: StatxFlags = StatxFlags::from_bits_retain(0x4000);
+pub(in crate::source) const UNIQUE_MOUNT: StatxFlags = StatxFlags::from_bits_retain(0x4000);
 
 /// What `stat` says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -620,6 +620,23 @@ impl Mounted {
         Self::again(image, scratch.join("mounted"))
     }
 
+    /// Unmounted, and the content of a file changed on its disk.
+    fn rewritten(self) -> (std::path::PathBuf, std::path::PathBuf) {
+        let (image, at) = (self.image.clone(), self.at.clone());
+        drop(self);
+        let bytes = fs::read(&image).expect("the image");
+        let place = bytes
+            .windows(4)
+            .position(|four| four == b"good")
+            .expect("it is there");
+        let writer = OpenOptions::new()
+            .write(true)
+            .open(&image)
+            .expect("the image");
+        std::os::unix::fs::FileExt::write_all_at(&writer, b"evil", place as u64).expect("a write");
+        (image, at)
+    }
+
     fn again(image: std::path::PathBuf, at: std::path::PathBuf) -> Self {
         let _ = fs::create_dir(&at);
         let mut mount = std::process::Command::new("mount");
@@ -667,19 +684,79 @@ fn an_image_that_was_changed_while_it_was_not_mounted_is_read_again() {
     let cache = lying_cache(&tree);
     assert!(uses_cache(&tree, &cache, b"f"));
     let before = digest(&tree);
-    let (image, at) = (mounted.image.clone(), mounted.at.clone());
-    drop(mounted);
-    let bytes = fs::read(&image).expect("the image");
-    let place = bytes
-        .windows(4)
-        .position(|four| four == b"good")
-        .expect("it is there");
-    let writer = OpenOptions::new()
-        .write(true)
-        .open(&image)
-        .expect("the image");
-    std::os::unix::fs::FileExt::write_all_at(&writer, b"evil", place as u64).expect("a write");
+    let (image, at) = mounted.rewritten();
     let _mounted = Mounted::again(image, at);
     assert_eq!(cached_digest(&tree, &cache), digest(&tree));
     assert_ne!(digest(&tree), before);
+}
+
+/// Before Linux 6.8 a mount has no number of its own, and then this is not noticed, as `cache.rs` says.
+#[test]
+fn a_disk_that_was_changed_while_it_was_attached_but_not_mounted_is_read_again() {
+    let scratch = on_disk();
+    if stamp::Stamp::of(File::open(scratch.path()).expect("it").as_fd(), c"")
+        .expect("a stamp")
+        .mount
+        == 0
+    {
+        return;
+    }
+    let mounted = Mounted::made(scratch.path(), "256");
+    let mut attach = std::process::Command::new("losetup");
+    let attached = attach.args(["--find", "--show"]).arg(&mounted.image);
+    let attached = attached.output().expect("it can be started");
+    let disk = String::from_utf8(attached.stdout).expect("a path");
+    let disk = Path::new(disk.trim());
+    let at = scratch.path().join("disk");
+    fs::create_dir(&at).expect("a directory");
+    // The first mount of the image is another disk to the kernel.
+    drop(mounted);
+    let mount = || run(std::process::Command::new("mount").arg(disk).arg(&at));
+    let unmount = || run(std::process::Command::new("umount").arg(&at));
+    mount();
+    let tree = at.join("tree");
+    fs::create_dir(&tree).expect("a directory");
+    file(tree.join("f"), "good, good, good");
+    let before = digest(&tree);
+    let cache = lying_cache(&tree);
+    let was_used = uses_cache(&tree, &cache, b"f");
+    unmount();
+    let bytes = fs::read(disk).expect("the disk");
+    let place = bytes.windows(4).position(|four| four == b"good");
+    let writer = OpenOptions::new().write(true).open(disk).expect("the disk");
+    let place = place.expect("it is there") as u64;
+    std::os::unix::fs::FileExt::write_all_at(&writer, b"evil", place).expect("a write");
+    drop(writer);
+    mount();
+    let (cached, now) = (cached_digest(&tree, &cache), digest(&tree));
+    unmount();
+    run(std::process::Command::new("losetup").arg("-d").arg(disk));
+    assert!(was_used);
+    assert_eq!(cached, now);
+    assert_ne!(now, before);
+}
+
+#[test]
+fn what_is_known_of_a_file_system_is_used_by_each_of_its_mounts() {
+    let scratch = on_disk();
+    let mounted = Mounted::made(scratch.path(), "256");
+    let tree = mounted.at.join("tree");
+    fs::create_dir(&tree).expect("a directory");
+    file(tree.join("f"), "content");
+    let bound = |look: &dyn Fn()| {
+        run(std::process::Command::new("mount")
+            .arg("--bind")
+            .args([&tree, &tree]));
+        look();
+        run(std::process::Command::new("umount").arg(&tree));
+    };
+    let cache = std::cell::OnceCell::new();
+    bound(&|| {
+        cache.get_or_init(|| lying_cache(&tree));
+    });
+    let cache = cache.into_inner().expect("it was read");
+    let used = std::cell::Cell::new(false);
+    bound(&|| used.set(uses_cache(&tree, &cache, b"f")));
+    assert!(used.get(), "by another mount");
+    assert!(uses_cache(&tree, &cache, b"f"), "by the first");
 }

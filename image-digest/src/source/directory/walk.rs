@@ -16,6 +16,7 @@ use rustix::fs::{
 };
 use rustix::io::{Errno, read};
 
+use super::super::lasting_mount;
 use super::stamp::{Stamp, settled};
 use super::work::Work;
 use super::{DirectoryError, Kind, Moment, trusted_are_seen};
@@ -185,7 +186,8 @@ pub(super) fn walk<T>(
     let cache = options.cache.and_then(|cache| {
         let writers = Writers::of_file_system(root)?;
         let stamp = Stamp::of(root, c"").ok()?;
-        Some((cache, Volume::of(stamp.device, stamp.mount)?, writers))
+        let mount = lasting_mount(stamp.device, stamp.mount);
+        Some((cache, Volume::of(stamp.device, mount)?, writers))
     });
     let walk = Walk {
         root,
