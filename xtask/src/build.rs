@@ -34,11 +34,11 @@ pub(crate) enum Part {
 impl Part {
     pub(crate) const ALL: [Self; 3] = [Self::Probes, Self::Programs, Self::Scenarios];
 
-    /// What cargo builds of it for this machine.
+    /// What cargo builds of it for this machine, besides what runtimes start.
     fn packages(self) -> &'static [&'static str] {
         match self {
             Self::Probes => &[],
-            Self::Programs => &["cima-agent", "cima-hook"],
+            Self::Programs => &["cima-agent"],
             Self::Scenarios => &["cima-scenarios"],
         }
     }
@@ -76,6 +76,9 @@ pub(crate) fn build(parts: &[Part]) -> Result<(), Error> {
         programs(&packages)?;
     }
     if parts.contains(&Part::Programs) {
+        for program in ["cima-hook", "cima-runtime"] {
+            hook(program)?;
+        }
         site_files()?;
     }
     if parts.contains(&Part::Scenarios) {
@@ -99,19 +102,41 @@ fn act() -> Result<(), Error> {
 /// Builds packages for this machine and stages their programs. At once: built one by one they would want what they
 /// share with other features each, so again.
 fn programs(packages: &[&str]) -> Result<(), Error> {
+    let mut arguments = vec!["build", "--release"];
+    for package in packages {
+        arguments.extend(["--package", package]);
+    }
+    stage("Building the programs", &arguments)
+}
+
+/// What runtimes start for each container, twice: static and at a fixed address, since of its short life most would
+/// be spent on finding libraries and on relocation. After the agent, which has its dependencies.
+fn hook(program: &str) -> Result<(), Error> {
+    let arguments = "rustc --release --package cima-hook --bin";
+    let options = "-C target-feature=+crt-static -C relocation-model=static";
+    let arguments: Vec<_> = arguments
+        .split(' ')
+        .chain([program, "--"])
+        .chain(options.split(' '))
+        .collect();
+    stage("Building the hook", &arguments)
+}
+
+/// Runs cargo, and stages the programs that it made.
+fn stage(step: &'static str, arguments: &[&str]) -> Result<(), Error> {
+    let (command, options) = arguments.split_first().unwrap_or((&"build", &[]));
     let mut cargo = cargo();
     cargo
         .current_dir(workspace::root())
-        .args(["build", "--release"])
-        .args(packages.iter().flat_map(|package| ["--package", package]))
-        .args(["--message-format", "json-render-diagnostics"])
+        .args([command, "--message-format", "json-render-diagnostics"])
+        .args(options)
         .stdout(Stdio::piped())
         .stderr(Stdio::inherit());
     let output = cargo.output().doing("run", Path::new("cargo"))?;
     if !output.status.success() {
         return Err(Error::Build {
-            step: "Building the programs",
-            what: format!("cargo build --package {}", packages.join(" --package ")),
+            step,
+            what: format!("cargo {}", arguments.join(" ")),
             status: output.status,
         });
     }
