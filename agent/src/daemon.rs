@@ -131,6 +131,12 @@ fn doing(action: impl Into<String>) -> impl FnOnce(io::Error) -> DaemonError {
     }
 }
 
+/// How many threads that may wait the daemon needs with this configuration.
+pub fn blocking_threads(config: &Config) -> usize {
+    // One is left for whatever is not asked for by hooks.
+    hooks::threads(config.admission.users.len()) + 1
+}
+
 /// Runs the daemon with `config`, whose file had the bytes `config_bytes`, until
 /// SIGTERM or SIGINT; then everything that was queued has been written.
 ///

@@ -38,8 +38,11 @@ use super::{AdmissionError, Containers};
 /// descriptors that root's hooks need. Others wait until one is closed.
 const OF_ROOT: usize = 256;
 const OF_USER: usize = 16;
-/// Hooks that are answered at a time: each has a thread, and another for what it waits for.
-const AT_ONCE: usize = 128;
+/// Containers that are judged at a time, of root and of any other user: each has a thread, and another for what it waits for.
+const ROOTS_AT_ONCE: usize = 128;
+const USERS_AT_ONCE: usize = 16;
+/// Ends of containers that are noted at a time, on a socket: they never wait for those that begin.
+const ENDS_AT_ONCE: usize = 8;
 /// How long anything may take.
 const PATIENCE: Duration = Duration::from_secs(600);
 
@@ -59,7 +62,14 @@ pub type Reload = mpsc::Sender<oneshot::Sender<Result<(), String>>>;
 struct Service {
     containers: Arc<Containers>,
     reload: Reload,
-    room: Arc<Semaphore>,
+    begins: Arc<Semaphore>,
+    ends: Arc<Semaphore>,
+}
+
+/// How many threads all that may be asked for at once takes, with the sockets of this many users beside root's. With
+/// fewer, those who wait for a thread could have them all.
+pub fn threads(users: usize) -> usize {
+    2 * (ROOTS_AT_ONCE + users * USERS_AT_ONCE) + (1 + users) * ENDS_AT_ONCE
 }
 
 /// Serves hooks of user `user` on a socket at `path`, until the runtime ends.
@@ -80,7 +90,12 @@ pub fn serve(
     let service = Service {
         containers,
         reload,
-        room: Arc::new(Semaphore::new(AT_ONCE)),
+        begins: Arc::new(Semaphore::new(if user == 0 {
+            ROOTS_AT_ONCE
+        } else {
+            USERS_AT_ONCE
+        })),
+        ends: Arc::new(Semaphore::new(ENDS_AT_ONCE)),
     };
     let service = ContainersServer::new(service)
         .max_decoding_message_size(LARGEST_MESSAGE)
@@ -213,11 +228,11 @@ impl Service {
 
     /// Does what takes a while without holding up whoever else is served.
     async fn blocking<T: Send + 'static>(
-        &self,
+        room: &Arc<Semaphore>,
         job: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Status> {
         let failed = |error: &dyn std::error::Error| Status::internal(error.to_string());
-        let place = Arc::clone(&self.room).acquire_owned().await;
+        let place = Arc::clone(room).acquire_owned().await;
         let place = place.map_err(|error| failed(&error))?;
         let done = tokio::task::spawn_blocking(move || {
             let done = job();
@@ -276,7 +291,9 @@ impl containers_server::Containers for Service {
         bounded(&state)?;
         // To its end, also if the hook gives up: half a registration would be none.
         let wait = Handle::current();
-        let judged = self.blocking(move || wait.block_on(containers.create(&state, peer)));
+        let judged = Self::blocking(&self.begins, move || {
+            wait.block_on(containers.create(&state, peer))
+        });
         let verdict = judged.await?.map_err(|error| {
             tracing::warn!("a container is refused: {error}");
             status(&error)
@@ -292,7 +309,7 @@ impl containers_server::Containers for Service {
         let state = request.into_inner().state;
         bounded(&state)?;
         let containers = Arc::clone(&self.containers);
-        let known = self.blocking(move || containers.stop(&state)).await?;
+        let known = Self::blocking(&self.ends, move || containers.stop(&state)).await?;
         let known = known.map_err(|error| status(&error))?;
         Ok(Response::new(StopReply { known }))
     }

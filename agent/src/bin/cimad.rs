@@ -77,6 +77,7 @@ fn run(args: &Args) -> Result<Outcome, Box<dyn Error>> {
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
+        .max_blocking_threads(daemon::blocking_threads(&config))
         .enable_all()
         .build()?;
     let ended = runtime.block_on(daemon::run(&config, &bytes));
