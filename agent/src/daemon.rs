@@ -18,7 +18,7 @@ use std::{
 
 use cima_abi::{Ns, Stat};
 use cima_policies::{
-    MeasurementPolicy, PolicyError,
+    Host, MeasurementPolicy, PolicyError,
     admission::{Admission, PolicyDigest},
 };
 use ima_log::{Digest, HashAlgorithm};
@@ -41,7 +41,7 @@ use crate::{
     preflight,
     probes::{
         BtfError, LoadError, Losses, Offsets, Probes, SelfTest, SelfTestError, Settings, Stats,
-        namespaces_of,
+        host,
     },
     sink::{NoSink, PcrSink, Sink, SinkError},
 };
@@ -154,7 +154,7 @@ pub async fn run(config: &Config, config_bytes: &[u8]) -> Result<(), DaemonError
     let object = fs::read(&config.probes.object)
         .map_err(doing(format!("read {}", config.probes.object.display())))?;
     let admission = read_admission(&config.admission.rules)?;
-    let host_ns = namespaces_of("1").map_err(doing("look at the namespaces of process 1"))?;
+    let host = host().map_err(doing("look at the namespaces and the root of process 1"))?;
     let mut reload = signal(SignalKind::hangup()).map_err(doing("catch signals"))?;
 
     let _list_lock = lock(&config.state_dir)?;
@@ -168,7 +168,7 @@ pub async fn run(config: &Config, config_bytes: &[u8]) -> Result<(), DaemonError
         pin_dir: &config.probes.pin_dir,
     };
     let mut attached = Probes::attach(&settings, clock::boot_ns())?;
-    let self_test = SelfTest::run(&mut attached.probes, &policy.scope(host_ns)).await?;
+    let self_test = SelfTest::run(&mut attached.probes, &policy.scope(&host)).await?;
     tracing::info!("the probes are attached and read this kernel's structures correctly");
 
     let metrics = Arc::new(Metrics::default());
@@ -201,7 +201,7 @@ pub async fn run(config: &Config, config_bytes: &[u8]) -> Result<(), DaemonError
         policy: admission,
         registry,
         namespaces: probes.namespaces()?,
-        host_mnt_ns: host_ns[Ns::Mnt as usize],
+        host_mnt_ns: host.namespaces[Ns::Mnt as usize],
         queue: queue.clone(),
     })?;
     containers.take_up(before.into_values())?;
@@ -210,7 +210,7 @@ pub async fn run(config: &Config, config_bytes: &[u8]) -> Result<(), DaemonError
         probes,
         queue,
         containers,
-        host_ns,
+        host,
         losses,
         stats: Stats::default(),
         metrics,
@@ -239,7 +239,7 @@ struct Daemon {
     probes: Probes,
     queue: WriterHandle,
     containers: Arc<Containers>,
-    host_ns: [u32; cima_abi::NS_COUNT],
+    host: Host,
     losses: Losses,
     stats: Stats,
     metrics: Arc<Metrics>,
@@ -340,7 +340,7 @@ impl Daemon {
             vec![PolicyEvent::agent(SelfPart::Policy, &digest)],
             Some(loaded(SelfPart::Policy, digest.bytes())),
         )?;
-        self.probes.set_scope(&policy.scope(self.host_ns))?;
+        self.probes.set_scope(&policy.scope(&self.host))?;
         tracing::info!("the policy {} is in force", config.policy.display());
         let digest = digest_of(&admission);
         let what = loaded(SelfPart::Admission, digest.bytes());

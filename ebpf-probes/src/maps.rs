@@ -87,6 +87,24 @@ pub fn tick(counter: *mut u64) {
     }
 }
 
+/// Sets bits of a value in a map, atomically: as [`tick`].
+#[inline(always)]
+pub fn set_bits(word: *mut u64, bits: u64) {
+    // SAFETY: the callers pass aligned u64 values of maps, which live as long as the program.
+    unsafe {
+        asm!("lock *(u64 *)({word} + 0) |= {bits}", word = in(reg) word, bits = in(reg) bits);
+    }
+}
+
+/// Clears bits of a value in a map, atomically: as [`tick`].
+#[inline(always)]
+pub fn clear_bits(word: *mut u64, bits: u64) {
+    // SAFETY: the callers pass aligned u64 values of maps, which live as long as the program.
+    unsafe {
+        asm!("lock *(u64 *)({word} + 0) &= {rest}", word = in(reg) word, rest = in(reg) !bits);
+    }
+}
+
 /// The scope in force, as a pointer into the map.
 #[inline(always)]
 pub fn scope() -> Option<&'static Scope> {

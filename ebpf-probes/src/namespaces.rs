@@ -10,7 +10,7 @@ use cima_abi::{Change, Kind, Loss, MountNs, NS_COUNT, Ns, flag, mount_ns};
 
 use crate::{
     kernel::{OFF_MNT_INUM, OFF_MNT_SEQ, OFF_NSPROXY_MNT, OFF_TASK_NSPROXY, Object, load},
-    maps::{self, NAMESPACES, lost},
+    maps::{self, NAMESPACES, clear_bits, lost, set_bits},
     record::emit_change,
     scope::{self, InScope, differs, is_candidate},
     task::Task,
@@ -37,6 +37,25 @@ fn made_by(flags: u32) -> u32 {
         }
     }
     mask
+}
+
+/// Notes what was gathered, and bits of the state. Tasks of one namespace do so at once, and none may take another's back.
+#[inline(always)]
+pub fn note(element: *mut MountNs, gathered: u32, state: u32) {
+    let bits = u64::from(gathered) | u64::from(state) << 32;
+    set_bits(word(element), bits);
+}
+
+#[inline(always)]
+fn take_back(element: *mut MountNs, state: u32) {
+    clear_bits(word(element), u64::from(state) << 32);
+}
+
+/// [`MountNs::gathered`] below, [`MountNs::state`] above.
+#[inline(always)]
+fn word(element: *mut MountNs) -> *mut u64 {
+    // SAFETY: the address of a field, not its value.
+    unsafe { (&raw mut (*element).gathered).cast() }
 }
 
 /// What is known of the namespace with this inode and sequence number.
@@ -99,8 +118,12 @@ pub fn made(old: Object, new: Object, flags: u32) -> u32 {
             element.init_tgid = (*old).init_tgid;
             element.root_device = (*old).root_device;
             element.root_inode = (*old).root_inode;
-            element.state |=
-                (*old).state & (mount_ns::PIVOTED | mount_ns::OTHER_ROOT | mount_ns::STARTED);
+            let mut kept = mount_ns::PIVOTED | mount_ns::OTHER_ROOT;
+            // Of a container that is gone it would tell nothing of the next.
+            if element.container != 0 {
+                kept |= mount_ns::STARTED;
+            }
+            element.state |= (*old).state & kept;
         }
     }
     // A full map leaves no element behind that could be taken for this one's: there was none with
@@ -121,8 +144,7 @@ pub fn gather() -> u32 {
         // SAFETY: an element of a preallocated map stays readable and writable.
         unsafe {
             if (*element).container == 0 {
-                let all = (*element).gathered | mask;
-                (&raw mut (*element).gathered).write_volatile(all);
+                note(element, mask, 0);
             }
         }
     }
@@ -144,22 +166,22 @@ pub fn compare_root(device: u32, inode: u64, pivots: bool) -> u32 {
         unsafe {
             gathered = (*element).gathered;
             let state = (*element).state;
-            let mut now = state;
             if pivots {
-                now |= mount_ns::PIVOTED;
+                note(element, 0, mount_ns::PIVOTED);
             }
             let (measured, root) = ((*element).root_device, (*element).root_inode);
             let is_other = measured != 0 && (measured != device || root != 0 && root != inode);
             // A hook of its runtime has the host's root, and what its programs do later is their own doing. Each pivot
             // before counts, since a call may yet fail.
-            let counts = pivots || (*element).init_tgid == who.task.tgid();
+            let counts = pivots
+                || (*element).init_tgid == who.task.tgid()
+                || !is_host_root(device, inode);
             if state & mount_ns::STARTED == 0 && counts && is_other {
-                now |= mount_ns::OTHER_ROOT;
+                note(element, 0, mount_ns::OTHER_ROOT);
                 who.flags |= flag::OTHER_ROOT;
                 is_to_say = true;
                 (&raw mut (*element).container).write_volatile(0);
             }
-            (&raw mut (*element).state).write_volatile(now);
         }
     }
     if is_to_say {
@@ -177,6 +199,12 @@ pub fn compare_root(device: u32, inode: u64, pivots: bool) -> u32 {
     0
 }
 
+#[inline(always)]
+fn is_host_root(device: u32, inode: u64) -> bool {
+    maps::scope()
+        .is_some_and(|scope| device == scope.host_root_device && inode == scope.host_root_inode)
+}
+
 /// The current task has executed a program: what the tasks of its mount namespace do from now on did not lead to it.
 #[inline(never)]
 pub fn executed() -> u32 {
@@ -185,12 +213,12 @@ pub fn executed() -> u32 {
         // SAFETY: an element of a preallocated map stays readable and writable.
         unsafe {
             let state = (*element).state;
-            let mut now = state & !mount_ns::OPEN;
-            if (*element).container != 0 && (*element).init_tgid == task.tgid() {
-                now |= mount_ns::STARTED;
+            if state & mount_ns::OPEN != 0 {
+                take_back(element, mount_ns::OPEN);
             }
-            if now != state {
-                (&raw mut (*element).state).write_volatile(now);
+            let is_first = (*element).container != 0 && (*element).init_tgid == task.tgid();
+            if is_first && state & mount_ns::STARTED == 0 {
+                note(element, 0, mount_ns::STARTED);
             }
         }
     }
@@ -216,8 +244,7 @@ pub fn changed(task: &Task, flags: u32) {
     let mut all = gathered;
     if state & mount_ns::OPEN != 0 {
         all |= made_by(flags);
-        // SAFETY: as above.
-        unsafe { (&raw mut (*element).gathered).write_volatile(all) };
+        note(element, all, 0);
     }
     let is_new = flags & Ns::Mnt.clone_flag() != 0 || !is_candidate(scope, gathered);
     if is_new && (container != 0 || is_candidate(scope, all)) {

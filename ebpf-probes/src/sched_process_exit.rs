@@ -39,8 +39,7 @@ pub fn sched_process_exit(_ctx: BtfTracePointContext) -> i32 {
     if container == 0 || init != task.tgid() || live != 0 || state & mount_ns::ENDED != 0 {
         return 0;
     }
-    // SAFETY: as above, and writable.
-    unsafe { (&raw mut (*element).state).write_volatile(state | mount_ns::ENDED) };
+    namespaces::note(element, 0, mount_ns::ENDED);
     let who = InScope {
         container,
         ..scope::anybody()

@@ -8,4 +8,4 @@
 pub mod admission;
 mod measurement;
 
-pub use measurement::{Candidate, DEFAULT, MeasurementPolicy, PolicyError, Unregistered};
+pub use measurement::{Candidate, DEFAULT, Host, MeasurementPolicy, PolicyError, Unregistered};

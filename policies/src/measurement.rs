@@ -151,6 +151,17 @@ pub struct MeasurementPolicy {
     pub measure_host: bool,
 }
 
+/// What a host's tasks are told from a container's by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Host {
+    /// Inodes of the first process's namespaces, in the order of [`cima_abi::Ns`].
+    pub namespaces: [u32; NS_COUNT],
+    /// Device of its root directory, in the kernel's encoding.
+    pub root_device: u32,
+    /// The inode of that.
+    pub root_inode: u64,
+}
+
 impl MeasurementPolicy {
     /// Reads a policy.
     ///
@@ -174,20 +185,23 @@ impl MeasurementPolicy {
         })
     }
 
-    /// The policy as the probes read it, on a host with these namespaces.
-    pub fn scope(&self, host_ns: [u32; NS_COUNT]) -> Scope {
+    /// The policy as the probes read it, on this host.
+    pub fn scope(&self, host: &Host) -> Scope {
         let mut candidates = [0; MAX_CANDIDATES];
         for (slot, rule) in candidates.iter_mut().zip(&self.candidates) {
             *slot = rule.mask();
         }
         Scope {
-            host_ns,
+            host_ns: host.namespaces,
             candidates,
             measure_host: self.measure_host.into(),
             self_test_tgid: 0,
             version: 0,
             epoch: 0,
             nothing: 0,
+            host_root_inode: host.root_inode,
+            host_root_device: host.root_device,
+            reserved: 0,
             unregistered: match self.unregistered {
                 Unregistered::Allow => unregistered::ALLOW,
                 Unregistered::Violation => unregistered::VIOLATION,
@@ -270,7 +284,11 @@ mod tests {
     #[test]
     fn rules_become_the_masks_that_the_probes_compare() {
         let policy = MeasurementPolicy::parse(DEFAULT).unwrap();
-        let scope = policy.scope([7; NS_COUNT]);
+        let scope = policy.scope(&Host {
+            namespaces: [7; NS_COUNT],
+            root_device: 8 << 20 | 1,
+            root_inode: 2,
+        });
         assert_eq!(scope.candidates[0], Ns::Mnt.bit() | Ns::Pid.bit());
         assert_eq!(scope.candidates[1], Ns::Mnt.bit() | Ns::Cgroup.bit());
         assert_eq!(scope.candidates[2..], [0; 6]);

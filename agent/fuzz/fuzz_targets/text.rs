@@ -68,7 +68,11 @@ fn settings(text: &str) {
     }
     if let Ok(policy) = MeasurementPolicy::parse(text) {
         assert!(policy.measure_host || !policy.candidates.is_empty());
-        let scope = policy.scope([1; cima_abi::NS_COUNT]);
+        let scope = policy.scope(&cima_policies::Host {
+            namespaces: [1; cima_abi::NS_COUNT],
+            root_device: 1,
+            root_inode: 2,
+        });
         let masks = scope.candidates.iter().filter(|mask| **mask != 0).count();
         assert_eq!(masks, policy.candidates.len());
     }

@@ -540,6 +540,8 @@ impl Containers {
                 init_tgid: process.pid,
                 root_device: root.0,
                 root_inode: root.1,
+                // Of this container, nothing yet.
+                state: now.state & !(mount_ns::STARTED | mount_ns::ENDED),
                 ..now
             };
             Ok(self.namespaces().set(process.mnt_ns, &known)?)

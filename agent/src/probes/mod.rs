@@ -6,6 +6,7 @@
 
 mod btf;
 mod event;
+mod host;
 mod load;
 mod memo;
 mod parser;
@@ -18,10 +19,11 @@ pub use btf::{BtfError, Offsets, VMLINUX};
 pub use event::{
     Breach, ChangeKind, Command, Event, EventError, Hash, Home, How, Object, Process, Subject, What,
 };
+pub use host::host;
 pub use load::{
     Attached, LoadError, Losses, Namespaces, Probes, Retired, Settings, Stats, retire, unload,
 };
 pub use parser::Parser;
 pub use pins::Set;
 pub use queue::{Queue, Waker};
-pub use self_test::{SelfTest, SelfTestError, namespaces_of};
+pub use self_test::{SelfTest, SelfTestError};

@@ -12,11 +12,14 @@ use std::{
     time::Duration,
 };
 
-use cima_abi::{NS_COUNT, Ns, Scope};
+use cima_abi::Scope;
 use ima_log::{Digest, HashAlgorithm};
 use procfs::process::Process as ProcProcess;
 
-use super::{Event, EventError, Hash, LoadError, Probes, What};
+use super::{
+    Event, EventError, Hash, LoadError, Probes, What,
+    host::{device_of, namespaces_of},
+};
 
 /// How long the kernel may take to report the agent's own child.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -259,7 +262,11 @@ fn compare_file(map: &Event) -> Result<Digest, SelfTestError> {
         u64::from(map.file.id.links),
         stat.nlink(),
     )?;
-    same("the file's device", map.file.id.device, device_of(exe)?)?;
+    same(
+        "the file's device",
+        map.file.id.device,
+        device_of("self", exe)?,
+    )?;
     // statfs reports the magic as a signed long, 32 bits of it used.
     let magic = rustix::fs::statfs(exe).map_err(io::Error::from)?.f_type;
     same(
@@ -297,19 +304,6 @@ fn digest_of(path: &Path, algorithm: HashAlgorithm) -> io::Result<Digest> {
     Ok(algorithm.digest(&fs::read(path)?))
 }
 
-/// Inodes of the namespaces of process `pid` (or `self`), in record order.
-///
-/// # Errors
-/// No such process.
-pub fn namespaces_of(pid: &str) -> io::Result<[u32; NS_COUNT]> {
-    let mut inodes = [0; NS_COUNT];
-    for ns in Ns::ALL {
-        let inode = fs::metadata(format!("/proc/{pid}/ns/{}", ns.name()))?.ino();
-        inodes[ns as usize] = u32::try_from(inode).map_err(io::Error::other)?;
-    }
-    Ok(inodes)
-}
-
 /// `/proc/self/loginuid` or `sessionid`; a kernel without audit has neither.
 fn own_audit_id(name: &str) -> io::Result<Option<u32>> {
     match fs::read_to_string(format!("/proc/self/{name}")) {
@@ -319,34 +313,5 @@ fn own_audit_id(name: &str) -> io::Result<Option<u32>> {
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
-    }
-}
-
-/// The superblock's device in the kernel's encoding. Not `st_dev`: btrfs and
-/// overlayfs give files other numbers there; mountinfo shows the superblock's.
-fn device_of(path: &Path) -> Result<u32, SelfTestError> {
-    let statx = rustix::fs::statx(
-        rustix::fs::CWD,
-        path,
-        rustix::fs::AtFlags::empty(),
-        rustix::fs::StatxFlags::MNT_ID,
-    )
-    .map_err(io::Error::from)?;
-    let mounts = ProcProcess::myself()?.mountinfo()?;
-    let mount = mounts
-        .0
-        .iter()
-        .find(|m| u64::try_from(m.mnt_id).is_ok_and(|id| id == statx.stx_mnt_id))
-        .ok_or_else(|| io::Error::other("the binary's mount is not in /proc/self/mountinfo"))?;
-    let numbers: Vec<u32> = mount
-        .majmin
-        .split(':')
-        .filter_map(|n| n.parse().ok())
-        .collect();
-    match numbers[..] {
-        [major, minor] => Ok(major << 20 | minor),
-        _ => {
-            Err(io::Error::other(format!("device {} in /proc/self/mountinfo", mount.majmin)).into())
-        }
     }
 }

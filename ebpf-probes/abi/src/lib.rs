@@ -383,7 +383,7 @@ pub struct MountNs {
     /// [`Ns::bit`]s: which namespaces were others than the host's when it was made, which its tasks made until one of them
     /// executed a program, and which were others when one exchanged its root.
     pub gathered: u32,
-    /// Bits of [`mount_ns`].
+    /// Bits of [`mount_ns`]. The probes change it together with `gathered`, as one word.
     pub state: u32,
 }
 
@@ -518,11 +518,17 @@ pub struct Scope {
     pub unregistered: u32,
     /// 0, which the verifier does not know: see `scope.rs` of the probes.
     pub nothing: u32,
+    /// Inode of the host's root directory.
+    pub host_root_inode: u64,
+    /// Its device in the kernel's encoding.
+    pub host_root_device: u32,
+    /// 0.
+    pub reserved: u32,
 }
 
 #[cfg(feature = "user")]
 #[allow(unsafe_code, reason = "aya asks for this promise")]
-// SAFETY: Scope is repr(C), made of u32 only, without padding; any bytes are a valid value.
+// SAFETY: Scope is repr(C), made of u32 and a u64, without padding (below); any bytes are a valid value.
 unsafe impl aya::Pod for Scope {}
 
 #[cfg(feature = "user")]
@@ -584,6 +590,12 @@ const _: () = {
                 + ANCESTORS * size_of::<Ancestor>()
                 + CGROUP_LEN
     );
-    assert!(size_of::<Scope>() == 4 * (NS_COUNT + MAX_CANDIDATES + 6));
+    assert!(size_of::<Scope>() == 4 * (NS_COUNT + MAX_CANDIDATES + 6) + 8 + 2 * 4);
+    // One word.
+    let (gathered, state) = (
+        core::mem::offset_of!(MountNs, gathered),
+        core::mem::offset_of!(MountNs, state),
+    );
+    assert!(gathered.is_multiple_of(8) && state == gathered + 4);
     assert!(size_of::<MountNs>() == 48 && size_of::<Change>() == 64);
 };

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{DirEntryExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -63,7 +63,7 @@ fn play(claims: &mut Claims, _arguments: &[String]) {
         nsenter(&site);
     });
     claims.claim(
-        "what is known of an image is kept, also when its directory was removed",
+        "what is known of an image is kept, also when its directory was removed, and a second start reads nothing anew",
         || {
             kept(&site);
         },
@@ -95,6 +95,13 @@ fn play(claims: &mut Claims, _arguments: &[String]) {
                 || other_root(&site, runtime, moved),
             );
         }
+        claims.claim(
+            &format!(
+                "{}: so is one in which its runtime has another root for what it executes first",
+                runtime.name()
+            ),
+            || other_child(&site, runtime),
+        );
     }
     claims.claim(
         &format!("of {MANY} containers that start at once none is taken for another"),
@@ -395,6 +402,18 @@ fn kept(site: &Site) {
     fs::remove_dir_all(known).expect("it can be removed");
     podman::run(Runtime::Crun, TINY, &["true"]).succeeded();
     assert_eq!(files(), 1);
+    // With nothing running the engine lets go of its store, and mounts it again: the same files all the same. A file
+    // of digests to which one was added is another.
+    let running = podman(Runtime::Crun, &["ps", "--quiet"]).succeeded();
+    assert_eq!(running, "", "nothing runs");
+    let known_now = || {
+        let entries = fs::read_dir(known).into_iter().flatten().flatten();
+        let inodes: Vec<_> = entries.map(|entry| (entry.ino(), entry.path())).collect();
+        inodes
+    };
+    let before = known_now();
+    podman::run(Runtime::Crun, TINY, &["true"]).succeeded();
+    assert_eq!(known_now(), before);
     assert!(!site.log().contains("cannot be kept"), "{}", site.log());
 }
 
@@ -454,7 +473,7 @@ fn twice(site: &Site) {
     );
     install_script(hook, &script);
     let bundle = bundle(MANY, "crun", &layer_of(TINY), &["expr", "2", "+", "2"]);
-    add_hook(&bundle, hook);
+    add_hook(&bundle, "createRuntime", &[hook]);
     process::run(&["crun", "run", "--bundle", &bundle, "twice"]).succeeded();
     assert_eq!(created(site).len(), before + 1);
     assert!(!site.log().contains("registered already"), "{}", site.log());
@@ -463,10 +482,12 @@ fn twice(site: &Site) {
 /// A hook that shows cimad another configuration than its runtime has read: the root that is measured is not the one
 /// that the container gets.
 fn other_root(site: &Site, runtime: Runtime, moved: bool) {
+    // Equal entries are listed once: its own name for each.
     let number = MANY + 1 + 2 * usize::from(moved);
+    let program = format!("{STRANGER}-{number}-{}", runtime.name());
     let decoy = bundle(number, runtime.name(), &layer_of(TINY), &["true"]);
     let (name, hook) = (runtime.name(), "/tmp/liar.sh");
-    let bundle = bundle(number + 1, name, &layer_of(TINY), &[STRANGER, "+", "1"]);
+    let bundle = bundle(number + 1, name, &layer_of(TINY), &[&program]);
     let shown = fs::read_to_string(format!("{decoy}/config.json")).expect("it was made");
     let mut shown: Value = serde_json::from_str(&shown).expect("it is JSON");
     shown["root"]["path"] = format!("{decoy}/rootfs").into();
@@ -475,9 +496,8 @@ fn other_root(site: &Site, runtime: Runtime, moved: bool) {
         "#!/bin/sh\ncd {bundle} && cp config.json true.json && cp shown.json config.json\n{HOOK} --stage createRuntime\ndone=$?\ncp true.json config.json\nexit $done\n"
     );
     install_script(hook, &script);
-    let program = format!("{bundle}/rootfs/bin/{STRANGER}");
-    fs::copy(format!("{bundle}/rootfs/bin/busybox"), program).expect("it can be planted");
-    add_hook(&bundle, hook);
+    plant(&bundle, &program);
+    add_hook(&bundle, "createRuntime", &[hook]);
     let mut words = vec![name, "run"];
     if moved {
         words.push("--no-pivot");
@@ -489,6 +509,54 @@ fn other_root(site: &Site, runtime: Runtime, moved: bool) {
         ]
         .concat(),
     );
+    disowned(site, &program, &format!("{bundle}/rootfs"));
+    process::run(&[name, "delete", "--force", &format!("liar-{number}-{name}")]);
+    process::run(&["umount", &format!("{bundle}/rootfs")]).succeeded();
+    process::run(&["umount", &format!("{decoy}/rootfs")]).succeeded();
+}
+
+/// A runtime that executes something in the container before its first process does: with the host's root, as hooks are, that
+/// is the container's doing; with any other, it is not the container that was measured.
+fn other_child(site: &Site, runtime: Runtime) {
+    let name = runtime.name();
+    let number = MANY + 5;
+    let program = format!("{STRANGER}-{number}-{name}");
+    for (is_other, hook) in [
+        (false, vec!["/usr/bin/true"]),
+        (
+            true,
+            vec!["/usr/sbin/chroot", "/tmp/elsewhere", "/busybox", "true"],
+        ),
+    ] {
+        process::run(&["mkdir", "-p", "/tmp/elsewhere"]).succeeded();
+        process::run(&["cp", "/usr/bin/busybox", "/tmp/elsewhere/busybox"]).succeeded();
+        let bundle = bundle(number, name, &layer_of(TINY), &[&program]);
+        plant(&bundle, &program);
+        add_hook(
+            &bundle,
+            "createRuntime",
+            &[HOOK, "--stage", "createRuntime"],
+        );
+        add_hook(&bundle, "createContainer", &hook);
+        let id = format!("child-{is_other}-{name}");
+        process::run(&[name, "run", "--bundle", &bundle, &id]);
+        if is_other {
+            disowned(site, &program, "/tmp/elsewhere");
+        } else {
+            let told = created(site).pop().expect("it is in the list");
+            event_of(site, "the first execution", &told["container"], |event| {
+                executed(event).ends_with(&program)
+            });
+        }
+        process::run(&[name, "delete", "--force", &id]);
+        process::run(&["umount", &format!("{bundle}/rootfs")]).succeeded();
+    }
+}
+
+/// The last container is said to have got another root, which is on the same file system as `root`, and `program`, which it
+/// executed, is a stranger's.
+#[track_caller]
+fn disowned(site: &Site, program: &str, root: &str) {
     let told = created(site).pop().expect("it is in the list");
     assert_eq!(told["allowed"], true, "{told}");
     let change = eventually("it is said to have another root", || {
@@ -498,21 +566,30 @@ fn other_root(site: &Site, runtime: Runtime, moved: bool) {
             .map(|event| event["change"].clone())
             .find(|change| change["other_root"] == true && change["container"] == told["container"])
     });
+    let device = fs::metadata(root).expect("it is there").dev();
+    let device = rustix::fs::major(device) << 20 | rustix::fs::minor(device);
+    assert_eq!(change["root_device"], device, "{change}");
     let image = text(&told["image"]);
     listed(site, &format!("cima-violation:root:sha256:{image}:/"));
     listed(
         site,
-        &format!("cima-violation:unregistered:unregistered:/bin/{STRANGER}"),
+        &format!("cima-violation:unregistered:unregistered:/bin/{program}"),
     );
+    site.caught_up();
     let events = site.context_events();
     let own = |event: &&Value| {
-        event["identity"]["container"] == told["container"] && event["execution"].is_object()
+        event["identity"]["container"] == told["container"]
+            && event["execution"].is_object()
+            && executed(event).ends_with(program)
     };
     let ran: Vec<_> = events.iter().filter(own).collect();
     assert!(ran.is_empty(), "{change}: {ran:?}");
-    process::run(&[name, "delete", "--force", &format!("liar-{number}-{name}")]);
-    process::run(&["umount", &format!("{bundle}/rootfs")]).succeeded();
-    process::run(&["umount", &format!("{decoy}/rootfs")]).succeeded();
+}
+
+/// A program of this name, in a container's root.
+fn plant(bundle: &str, program: &str) {
+    let path = format!("{bundle}/rootfs/bin/{program}");
+    fs::copy(format!("{bundle}/rootfs/bin/busybox"), path).expect("it can be planted");
 }
 
 /// Directory of an image's only layer.
@@ -528,12 +605,12 @@ fn install_script(path: &str, script: &str) {
     fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("a mode can be set");
 }
 
-/// Has the runtime itself call a hook.
-fn add_hook(bundle: &str, hook: &str) {
+/// Has the runtime itself call a hook, with these words.
+fn add_hook(bundle: &str, stage: &str, words: &[&str]) {
     let path = format!("{bundle}/config.json");
     let text = fs::read_to_string(&path).expect("it was made");
     let mut config: Value = serde_json::from_str(&text).expect("it is JSON");
-    config["hooks"] = serde_json::json!({"createRuntime": [{"path": hook}]});
+    config["hooks"][stage] = serde_json::json!([{"path": words[0], "args": words}]);
     fs::write(path, config.to_string()).expect("it can be written");
 }
 

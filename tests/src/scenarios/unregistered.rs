@@ -93,6 +93,13 @@ fn play(claims: &mut Claims, _arguments: &[String]) {
             );
             let ran = process::run(&["unshare", "--mount", "sh", "-ec", &outer]);
             assert_eq!(ran.code(), Some(126), "{}", ran.stderr);
+            assert!(
+                ran.stderr.contains("Operation not permitted"),
+                "{}",
+                ran.stderr
+            );
+            let refused = "cima-violation:unregistered:unregistered:/bin/busybox";
+            listed(&site, refused);
         },
     );
     claims.claim("what is refused is in the list", || {

@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What the probes tell the host's tasks from a container's by, and numbers of files as the kernel has them inside.
+
+use std::{fs, io, os::unix::fs::MetadataExt as _, path::Path};
+
+use cima_abi::{NS_COUNT, Ns};
+use cima_policies::Host;
+use procfs::process::Process;
+
+/// The host, by its first process.
+///
+/// # Errors
+/// `/proc` is not to be read: this is not root, or not the host.
+pub fn host() -> io::Result<Host> {
+    let root = Path::new("/proc/1/root/");
+    Ok(Host {
+        namespaces: namespaces_of("1")?,
+        root_device: device_of("1", root)?,
+        // Of an overlay the kernel may have another inside; then nothing is taken for the host's.
+        root_inode: fs::metadata(root)?.ino(),
+    })
+}
+
+/// Inodes of the namespaces of process `pid` (or `self`), in record order.
+///
+/// # Errors
+/// No such process.
+pub(super) fn namespaces_of(pid: &str) -> io::Result<[u32; NS_COUNT]> {
+    let mut inodes = [0; NS_COUNT];
+    for ns in Ns::ALL {
+        let inode = fs::metadata(format!("/proc/{pid}/ns/{}", ns.name()))?.ino();
+        inodes[ns as usize] = u32::try_from(inode).map_err(io::Error::other)?;
+    }
+    Ok(inodes)
+}
+
+/// The device of what is at `path`, in the mount namespace of process `pid` (or `self`), in the kernel's encoding. Not
+/// `st_dev`: btrfs and overlayfs give files other numbers there; mountinfo shows the superblock's.
+///
+/// # Errors
+/// There is nothing, or its mount is not listed.
+pub(super) fn device_of(pid: &str, path: &Path) -> io::Result<u32> {
+    let statx = rustix::fs::statx(
+        rustix::fs::CWD,
+        path,
+        rustix::fs::AtFlags::empty(),
+        rustix::fs::StatxFlags::MNT_ID,
+    )?;
+    let process = match pid {
+        "self" => Process::myself(),
+        pid => Process::new(pid.parse().map_err(io::Error::other)?),
+    };
+    let mounts = process.and_then(|process| process.mountinfo());
+    let mounts = mounts.map_err(io::Error::other)?;
+    let mount = mounts
+        .0
+        .iter()
+        .find(|mount| u64::try_from(mount.mnt_id).is_ok_and(|id| id == statx.stx_mnt_id))
+        .ok_or_else(|| {
+            let file = path.display();
+            io::Error::other(format!(
+                "the mount of {file} is not in /proc/{pid}/mountinfo"
+            ))
+        })?;
+    let numbers: Vec<u32> = mount
+        .majmin
+        .split(':')
+        .filter_map(|number| number.parse().ok())
+        .collect();
+    match numbers[..] {
+        [major, minor] => Ok(major << 20 | minor),
+        _ => Err(io::Error::other(format!(
+            "device {} in /proc/{pid}/mountinfo",
+            mount.majmin
+        ))),
+    }
+}
