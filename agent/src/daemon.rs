@@ -157,8 +157,10 @@ pub async fn run(config: &Config, config_bytes: &[u8]) -> Result<(), DaemonError
     let host = host().map_err(doing("look at the namespaces and the root of process 1"))?;
     let mut reload = signal(SignalKind::hangup()).map_err(doing("catch signals"))?;
 
-    let _list_lock = lock(&config.state_dir)?;
-    let _probes_lock = lock(&config.probes.pin_dir)?;
+    // Until the process is gone, and no sooner: a thread that waits for the TPM may be left behind.
+    for dir in [&config.state_dir, &config.probes.pin_dir] {
+        std::mem::forget(lock(dir)?);
+    }
     let offsets = Offsets::from_running_kernel()?;
     let settings = Settings {
         object: &object,

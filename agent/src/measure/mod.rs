@@ -14,7 +14,7 @@ mod policy_event;
 pub use context::{
     Batch, ContextEvent, Fate, Gist, PAYLOAD_PREFIX, batch_name, batch_number, decode_batch, proto,
 };
-pub use name::{escape, unescape};
+pub use name::{escape, file_name, unescape};
 pub use namespaced::namespaced_digest;
 pub use policy_event::{PolicyEvent, SelfPart, Violation};
 

@@ -6,6 +6,12 @@
 
 use std::fmt::Write as _;
 
+use ima_log::HashAlgorithm;
+
+/// What the kernel takes of a file's name where there is no path (`ima_d_path`, `security/integrity/ima/ima_api.c`:
+/// `NAME_MAX` with the NUL).
+const LONGEST: usize = 254;
+
 /// Escapes untrusted bytes for use in a name.
 pub fn escape(bytes: &[u8]) -> String {
     let mut name = String::with_capacity(bytes.len());
@@ -39,6 +45,20 @@ pub fn unescape(name: &str) -> Option<Vec<u8>> {
     (escape(&bytes) == name).then_some(bytes)
 }
 
+/// The name of the file by which the kernel lists an event of this name: `/` is `%2F`. One of more than 253 bytes is
+/// cut to 189 and gets `~` and the SHA-256 of the event's name in hexadecimal, 254 bytes in all, which no other has.
+pub fn file_name(name: &str) -> String {
+    let plain = name.replace('/', "%2F");
+    if plain.len() < LONGEST {
+        return plain;
+    }
+    let digest = HashAlgorithm::Sha256.digest(name.as_bytes());
+    let digest = hex::encode(digest.bytes());
+    // Names are ASCII; of others, what fits.
+    let cut = plain.floor_char_boundary(LONGEST - digest.len() - 1);
+    format!("{}~{digest}", &plain[..cut])
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -51,6 +71,20 @@ mod tests {
         assert_eq!(unescape("/%4"), None);
         assert_eq!(unescape("/%ff"), None, "only the one spelling is taken");
         assert_eq!(unescape("/%41"), None, "a letter is never escaped");
+    }
+
+    #[test]
+    fn a_file_has_the_name_of_its_event_as_far_as_a_file_can() {
+        assert_eq!(
+            file_name("cima-exec:unregistered:/usr/bin/a%20b"),
+            "cima-exec:unregistered:%2Fusr%2Fbin%2Fa%20b"
+        );
+        let of = |len: usize| format!("cima-exec:{}", "x".repeat(len - 10));
+        assert_eq!(file_name(&of(253)), of(253));
+        let (longest, longer) = (file_name(&of(254)), file_name(&of(255)));
+        assert_eq!((longest.len(), longer.len()), (254, 254));
+        assert_ne!(longest, longer);
+        assert!(longest.starts_with(&of(189)) && longest.as_bytes()[189] == b'~');
     }
 
     proptest! {

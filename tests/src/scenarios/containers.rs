@@ -521,15 +521,18 @@ fn other_child(site: &Site, runtime: Runtime) {
     let name = runtime.name();
     let number = MANY + 5;
     let program = format!("{STRANGER}-{number}-{name}");
+    let inner = format!("/{STRANGER}/busybox");
     for (is_other, hook) in [
         (false, vec!["/usr/bin/true"]),
         (
             true,
-            vec!["/usr/sbin/chroot", "/tmp/elsewhere", "/busybox", "true"],
+            vec!["/usr/sbin/chroot", "/tmp/elsewhere", &inner, "true"],
         ),
     ] {
-        process::run(&["mkdir", "-p", "/tmp/elsewhere"]).succeeded();
-        process::run(&["cp", "/usr/bin/busybox", "/tmp/elsewhere/busybox"]).succeeded();
+        let make = format!(
+            "mkdir -p /tmp/elsewhere/{STRANGER} && cp /usr/bin/busybox /tmp/elsewhere{inner}"
+        );
+        process::run(&["sh", "-ec", &make]).succeeded();
         let bundle = bundle(number, name, &layer_of(TINY), &[&program]);
         plant(&bundle, &program);
         add_hook(

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use super::Scenario;
 use crate::agent::{Running, Site, eventually, text};
 use crate::claims::Claims;
+use crate::hooks::HOOK;
 use crate::process;
 use crate::tpm_proxy::SoftTpm;
 use crate::work::{Executed, Load, assert_sound};
@@ -117,7 +118,14 @@ fn play(claims: &mut Claims, _arguments: &[String]) {
         });
         (fault.end)(&mut bench);
     }
-    let last = agent.take().unwrap_or_else(|| site.start());
+    if let Some(agent) = agent.take() {
+        agent.stop();
+    }
+    claims.claim(
+        "a container whose hook waits for a TPM that answers nothing: SIGTERM ends cimad, and the container does not start",
+        || bench.ended_in_between(&site),
+    );
+    let last = site.start();
     claims.claim(
         "after all of it: everything once, nothing lost, no chain broken",
         || {
@@ -203,6 +211,46 @@ impl Bench {
         again.stop();
         assert!(took <= END, "SIGTERM took {} s", took.as_secs());
         executed
+    }
+
+    /// SIGTERM while a hook's question waits for the TPM.
+    #[track_caller]
+    fn ended_in_between(&self, site: &Site) {
+        let agent = site.start();
+        let bundle = Path::new("/tmp/faults-bundle");
+        let make = "mkdir -p /tmp/faults-bundle/rootfs/bin && cd /tmp/faults-bundle && cp /usr/bin/busybox rootfs/bin && crun spec";
+        process::run(&["sh", "-ec", make]).succeeded();
+        let path = bundle.join("config.json");
+        let text = std::fs::read_to_string(&path).expect("it was made");
+        let mut config: serde_json::Value = serde_json::from_str(&text).expect("it is JSON");
+        config["process"]["terminal"] = false.into();
+        config["process"]["args"] = serde_json::json!(["/bin/busybox", "true"]);
+        let socket = site.socket();
+        config["hooks"]["createRuntime"] = serde_json::json!([
+            {"path": HOOK, "args": [HOOK, "--stage", "createRuntime", "--socket", socket]}
+        ]);
+        std::fs::write(&path, config.to_string()).expect("it can be written");
+        let run = || {
+            let mut crun = std::process::Command::new("crun");
+            crun.args(["run", "--bundle", "/tmp/faults-bundle", "in-between"]);
+            crun.spawn().expect("crun can be started")
+        };
+        let ran = run().wait().expect("crun ends");
+        assert!(ran.success(), "with a TPM that answers: {}", site.log());
+        self.tpm.hang();
+        let mut waiting = run();
+        std::thread::sleep(Duration::from_secs(5));
+        let is_waiting = waiting.try_wait().expect("crun can be asked").is_none();
+        let (code, took) = agent.end();
+        let ran = waiting.wait().expect("crun ends");
+        self.tpm.resume();
+        println!("     ended with {code:?} after {:.1} s", took.as_secs_f64());
+        process::run(&["crun", "delete", "--force", "in-between"]);
+        assert!(is_waiting, "nothing was waiting: {}", site.log());
+        assert!(!ran.success(), "it was not judged, and started");
+        assert!(took <= END, "SIGTERM took {} s", took.as_secs());
+        site.start().stop();
+        self.tpm.verify(site).succeeded();
     }
 
     #[track_caller]
