@@ -34,8 +34,10 @@ use crate::{
         server::{self as hooks, ServeError},
     },
     clock,
-    config::{Config, SinkKind},
-    ledger::{Ledger, LedgerError, Message, Opened, Origin, Writer, WriterGone, WriterHandle},
+    config::Config,
+    ledger::{
+        Ledger, LedgerError, Message, Opened, Origin, Writer, WriterGone, WriterHandle, anchored_by,
+    },
     measure::{ContextEvent, PolicyEvent, SelfPart, loss, proto},
     metrics::{Metrics, Timed, serve},
     preflight,
@@ -43,7 +45,7 @@ use crate::{
         BtfError, LoadError, Losses, Offsets, Probes, SelfTest, SelfTestError, Settings, Stats,
         host,
     },
-    sink::{NoSink, PcrSink, Sink, SinkError},
+    sink::{Choice, SinkError, choose},
 };
 
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
@@ -175,8 +177,18 @@ pub async fn run(config: &Config, config_bytes: &[u8]) -> Result<(), DaemonError
 
     let metrics = Arc::new(Metrics::default());
     let origin = origin().map_err(doing(format!("read {BOOT_ID}")))?;
-    let sink = Box::new(Timed::new(sink(config)?, Arc::clone(&metrics)));
-    let (mut ledger, opened) = Ledger::open(&config.state_dir, origin, sink, config.sink.pcr)?;
+    let Choice { sink, why } = choose(
+        &config.sink,
+        anchored_by(&config.state_dir, &origin.boot_id)?,
+    )?;
+    let anchorage = sink.anchorage();
+    tracing::info!(
+        "entries are anchored by the sink {}: {why}",
+        anchorage.name()
+    );
+    let pcr = sink.pcr().unwrap_or(config.sink.pcr);
+    let sink = Box::new(Timed::new(sink, Arc::clone(&metrics)));
+    let (mut ledger, opened) = Ledger::open(&config.state_dir, origin, sink, pcr)?;
     report_opened(&opened, &ledger);
     let digest = |bytes: &[u8]| HashAlgorithm::Sha256.digest(bytes);
     let parts = [
@@ -186,7 +198,7 @@ pub async fn run(config: &Config, config_bytes: &[u8]) -> Result<(), DaemonError
         (SelfPart::Policy, digest(&policy_bytes)),
         (SelfPart::Admission, digest_of(&admission)),
     ];
-    let (probes, queue) = handover::go_on(attached, &mut ledger, &opened, &parts)?;
+    let (probes, queue) = handover::go_on(attached, &mut ledger, &opened, (anchorage, &parts))?;
     let losses = Losses::reported(ledger.losses());
     let listen = config.listen().unwrap_or_default();
     if let Err(error) = serve(&listen, &metrics).await {
@@ -443,13 +455,6 @@ fn serve_hooks(
         hooks::serve(&path, user, Arc::clone(containers), reload.clone())?;
     }
     Ok(asked)
-}
-
-fn sink(config: &Config) -> Result<Box<dyn Sink>, SinkError> {
-    Ok(match config.sink.kind {
-        SinkKind::Pcr => Box::new(PcrSink::open(&config.sink.tpm, config.sink.pcr)?),
-        SinkKind::None => Box::new(NoSink),
-    })
 }
 
 /// One agent per list and set of probes: two writers would break the chain, two readers

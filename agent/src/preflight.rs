@@ -116,8 +116,8 @@ pub fn check(config: &Config) -> Report {
             "the kernel's own IMA measures by a policy: it may answer with digests that it keeps, which can be older than a file's content".into(),
         );
     }
-    if config.sink.kind == SinkKind::Pcr {
-        match tpm(config) {
+    match config.sink.kind {
+        SinkKind::Pcr => match tpm(config) {
             Ok(Some(warning)) => {
                 report
                     .warnings
@@ -125,11 +125,12 @@ pub fn check(config: &Config) -> Report {
             }
             Ok(None) => {}
             Err(missing) => report.missing.push(missing),
-        }
-    } else {
-        report
+        },
+        // Whether these work is known when they are tried, which leaves an entry in the kernel's list.
+        SinkKind::Auto | SinkKind::Kernel | SinkKind::ImaFile => {}
+        SinkKind::None => report
             .warnings
-            .push("sink.kind is \"none\": nothing vouches for the list".into());
+            .push("sink.kind is \"none\": nothing vouches for the list".into()),
     }
     report
 }

@@ -8,6 +8,7 @@
 mod act;
 mod agent;
 mod claims;
+mod evmctl;
 mod hooks;
 mod load;
 mod metrics;

@@ -34,7 +34,7 @@ impl Sink for Soft {
         Ok(BANKS.map(value).to_vec())
     }
 
-    fn extend(&mut self, values: &[Digest]) -> Result<(), SinkError> {
+    fn extend(&mut self, _: &Entry, values: &[Digest]) -> Result<(), SinkError> {
         self.0.extend_values(PCR, values);
         Ok(())
     }

@@ -96,6 +96,8 @@ struct Start {
     banks: Vec<Bank>,
     realtime_offset_ns: i64,
     reason: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    sink: String,
 }
 
 #[derive(Serialize)]
@@ -399,6 +401,7 @@ impl From<proto::Start> for Start {
             banks,
             realtime_offset_ns,
             reason: _,
+            sink,
         } = start;
         Self {
             boot_id: escaped(boot_id.as_bytes()),
@@ -417,6 +420,7 @@ impl From<proto::Start> for Start {
                 |_| reason.to_string(),
                 |reason| reason.as_str_name().to_owned(),
             ),
+            sink: escaped(sink.as_bytes()),
         }
     }
 }

@@ -190,7 +190,7 @@ mod tests {
             Ok(value.into_iter().collect())
         }
 
-        fn extend(&mut self, _: &[Digest]) -> Result<(), SinkError> {
+        fn extend(&mut self, _: &Entry, _: &[Digest]) -> Result<(), SinkError> {
             unreachable!("a verifier extends nothing")
         }
 

@@ -16,18 +16,18 @@ use super::{DaemonError, doing};
 use crate::{
     clock,
     ledger::{Ledger, Opened, drain},
-    measure::{Batch, ContextEvent, PolicyEvent, SelfPart, loss, proto},
+    measure::{Anchorage, Batch, ContextEvent, PolicyEvent, SelfPart, loss, proto},
     probes::{Attached, Event, Losses, Probes, Queue, Retired, Set, retire},
 };
 
 /// Goes on where the list says that the kernel's queue was left: nothing is read twice, and
 /// what came while no agent ran is still there. What is not continuous is recorded. Then
-/// the agent's `parts` are named.
+/// the agent's sink and its parts are named.
 pub(super) fn go_on(
     attached: Attached,
     ledger: &mut Ledger,
     opened: &Opened,
-    parts: &[(SelfPart, Digest)],
+    agent: (Anchorage, &[(SelfPart, Digest)]),
 ) -> Result<(Probes, Queue), DaemonError> {
     let Attached {
         mut probes,
@@ -52,7 +52,7 @@ pub(super) fn go_on(
         ledger.record_gap("unwatched")?;
         probes.report_anew()?;
     }
-    introduce(ledger, &queue, parts)?;
+    introduce(ledger, &queue, agent)?;
     for set in &before {
         set.remove()
             .map_err(doing(format!("remove {}", set.dir().display())))?;
@@ -133,11 +133,12 @@ fn report(ledger: &mut Ledger, queue: &Queue, losses: &Losses) -> Result<(), Dae
 fn introduce(
     ledger: &mut Ledger,
     queue: &Queue,
-    parts: &[(SelfPart, Digest)],
+    (anchorage, parts): (Anchorage, &[(SelfPart, Digest)]),
 ) -> Result<(), DaemonError> {
-    let events: Vec<_> = parts
-        .iter()
-        .map(|(part, digest)| PolicyEvent::agent(*part, digest))
+    let parts_are = parts.iter();
+    let parts_are = parts_are.map(|(part, digest)| PolicyEvent::agent(*part, digest));
+    let events: Vec<_> = std::iter::once(PolicyEvent::sink(anchorage))
+        .chain(parts_are)
         .collect();
     let parts = parts
         .iter()

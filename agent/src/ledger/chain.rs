@@ -212,6 +212,7 @@ impl Ledger {
                 .collect(),
             realtime_offset_ns: self.origin.realtime_offset_ns,
             reason: reason.into(),
+            sink: self.sink.anchorage().name().to_owned(),
         };
         let mut batch = Batch::new();
         batch.push(ContextEvent::of_agent(

@@ -49,7 +49,7 @@ use segment::Segment;
 use told::Told;
 
 pub(crate) use intent::reread as reread_intent;
-pub use recovery::Opened;
+pub use recovery::{Opened, anchored_by};
 pub use segment::{SUFFIX, segments};
 pub use told::Losses;
 pub use writer::{Done, Feed, Message, Writer, WriterGone, WriterHandle, drain};
@@ -207,9 +207,10 @@ impl Ledger {
         self.segment.sync()?;
         while let Some(line) = self.intent.next_line() {
             let values = line.values(self.replay.banks());
-            self.sink.extend(&values)?;
+            self.sink.extend(line.entry(), &values)?;
             self.extended(&values);
         }
+        self.sink.settle()?;
         self.intent.clear()
     }
 

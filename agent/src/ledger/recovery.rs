@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     containers::{Registered, Registry},
-    measure::proto,
+    measure::{Anchorage, proto},
     sink::Sink,
     verify::Start,
 };
@@ -110,6 +110,31 @@ pub(super) fn open(
     Ok((ledger, opened))
 }
 
+/// What anchors the list of this boot, as far as there is one: what its last segment that says so began with.
+///
+/// # Errors
+/// A segment cannot be read.
+pub fn anchored_by(state_dir: &Path, boot_id: &str) -> Result<Option<Anchorage>, LedgerError> {
+    let dir = state_dir.join("ledger").join(boot_id);
+    if !dir.exists() {
+        return Ok(None);
+    }
+    let numbers = segments(&dir).map_err(at("list", &dir))?;
+    for (number, _) in numbers.into_iter().rev() {
+        let written = Written::open(&dir, number)?;
+        let len = written.len();
+        let first = BinaryReader::new(written.reader(len), FORMAT).next();
+        // What is torn is found when the list is opened.
+        let start = first
+            .and_then(Result::ok)
+            .and_then(|(_, entry)| Start::of(&entry));
+        if let Some(start) = start {
+            return Ok(Some(start.anchorage));
+        }
+    }
+    Ok(None)
+}
+
 /// The boot's directory. The names on the way to it must survive a power cut, too.
 fn make_dirs(
     disk: &Arc<dyn Disk>,
@@ -191,7 +216,7 @@ impl Ledger {
         let path = written.path().to_owned();
         for record in BinaryReader::new(written.reader(end), FORMAT) {
             match record.map_err(|error| (error.to_string(), error.kind)) {
-                Ok((_, entry)) => self.reread(&entry, problem),
+                Ok((_, entry)) => self.reread(&entry, problem)?,
                 Err((_, ReadErrorKind::Io(error))) => return Err(at("read", &path)(error)),
                 Err((error, _)) => problem.found(format!("segment {number}: {error}")),
             }
@@ -209,7 +234,7 @@ impl Ledger {
     }
 
     /// Takes an entry of the list.
-    fn reread(&mut self, entry: &Entry, problem: &mut Problem) {
+    fn reread(&mut self, entry: &Entry, problem: &mut Problem) -> Result<(), LedgerError> {
         let start = segment_start(entry);
         if let Some(start) = &start {
             self.replay = self.empty_replay(start);
@@ -223,6 +248,10 @@ impl Ledger {
             // A break before this segment is on record in it.
             problem.detail = None;
         }
+        if entry.pcr == self.pcr && self.sink.lists(entry)? == Some(false) {
+            problem.found(format!("host-list-lacks={}", entry.display_name()));
+        }
+        Ok(())
     }
 
     /// Replays with none, one, … all pending entries: exactly one fits, or none does.

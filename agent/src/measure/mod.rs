@@ -7,6 +7,7 @@
 //! batches. Both are `ima-buf` entries; docs/FORMATS.md has the bytes.
 
 mod context;
+mod host;
 mod name;
 mod namespaced;
 mod policy_event;
@@ -14,6 +15,7 @@ mod policy_event;
 pub use context::{
     Batch, ContextEvent, Fate, Gist, PAYLOAD_PREFIX, batch_name, batch_number, decode_batch, proto,
 };
+pub use host::{Anchorage, CONTENT_HASHES, HostForm, HostKey, NoAnchorage};
 pub use name::{escape, file_name, unescape};
 pub use namespaced::namespaced_digest;
 pub use policy_event::{PolicyEvent, SelfPart, Violation};

@@ -7,7 +7,7 @@ use std::fmt;
 use ima_log::Digest;
 use image_digest::ImageDigest;
 
-use super::name::escape;
+use super::{Anchorage, name::escape};
 use crate::containers::Provenance;
 
 /// One policy event.
@@ -116,6 +116,15 @@ impl PolicyEvent {
     /// Something that should not be and is no container's doing.
     pub fn own_violation(kind: Violation, detail: &str) -> Self {
         Self::violation(kind, &Provenance::Unregistered, b"", detail)
+    }
+
+    /// What anchors the list.
+    pub fn sink(anchorage: Anchorage) -> Self {
+        let name = anchorage.name();
+        Self {
+            name: format!("cima-sink:{name}"),
+            payload: format!("v1;sink={name}"),
+        }
     }
 
     /// A part of the agent.

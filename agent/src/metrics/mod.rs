@@ -11,7 +11,7 @@ use std::{
 };
 
 use cima_abi::{Loss, Stat};
-use ima_log::Digest;
+use ima_log::{Digest, Entry};
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{
@@ -24,6 +24,7 @@ use prometheus_client::{
 };
 
 use crate::{
+    measure::Anchorage,
     probes::{Breach, ChangeKind, Event, EventError, How, What},
     sink::{Sink, SinkError},
 };
@@ -262,6 +263,10 @@ impl Timed {
 }
 
 impl Sink for Timed {
+    fn anchorage(&self) -> Anchorage {
+        self.sink.anchorage()
+    }
+
     fn pcr(&self) -> Option<u32> {
         self.sink.pcr()
     }
@@ -270,9 +275,17 @@ impl Sink for Timed {
         self.asking(|sink| sink.read())
     }
 
-    fn extend(&mut self, values: &[Digest]) -> Result<(), SinkError> {
+    fn lists(&mut self, entry: &Entry) -> Result<Option<bool>, SinkError> {
+        self.asking(|sink| sink.lists(entry))
+    }
+
+    fn settle(&mut self) -> Result<(), SinkError> {
+        self.asking(|sink| sink.settle())
+    }
+
+    fn extend(&mut self, entry: &Entry, values: &[Digest]) -> Result<(), SinkError> {
         let started = std::time::Instant::now();
-        self.asking(|sink| sink.extend(values))?;
+        self.asking(|sink| sink.extend(entry, values))?;
         if self.sink.pcr().is_some() {
             self.metrics.extends.inc();
             self.metrics.extend.observe(started.elapsed().as_secs_f64());

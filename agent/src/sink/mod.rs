@@ -1,17 +1,27 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Where entries are anchored. The only room that touches a PCR; called by `ledger`
-//! alone, which has put the entry on disk before. A sink says which banks it has,
-//! what they hold, and extends one entry at a time into all of them.
+//! Where entries are anchored. The only room that touches a PCR, or has the kernel do so; called by `ledger`
+//! alone, which has put the entry on disk before. A sink with a PCR of its own says which banks it has,
+//! what they hold, and extends one entry at a time into all of them. One that shares the kernel's says what the
+//! kernel's list has.
 
+mod choice;
+mod host;
+mod host_list;
+mod ima_file;
 mod none;
 mod pcr;
 mod rules;
 
+pub use choice::{Choice, choose};
+pub use host::HOST_PCR;
+pub use host_list::HOST_LIST;
 pub use none::NoSink;
 pub use pcr::PcrSink;
 pub use rules::{PcrRefused, PcrWarning, kernel_ima_entries, pcr_rule};
 
-use ima_log::{Digest, HashAlgorithm};
+use ima_log::{Digest, Entry, HashAlgorithm};
+
+use crate::measure::Anchorage;
 
 /// Why an anchor is out of reach.
 #[derive(Debug, thiserror::Error)]
@@ -62,6 +72,45 @@ pub enum SinkError {
     /// A bank that came to be after the list was opened.
     #[error("the TPM has a {0} bank now, which it had not when the list was begun")]
     NewBank(HashAlgorithm),
+    /// The kernel's list.
+    #[error("the kernel's measurement list {HOST_LIST} cannot be read: {source}")]
+    HostList {
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// No module.
+    #[error("the kernel module cima is not loaded (there is no /dev/cima)")]
+    NoModule,
+    /// Where entries become files.
+    #[error("an entry cannot be made a file on a tmpfs of cimad's own: {source}")]
+    Tmpfs {
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The kernel did not take it.
+    #[error("the kernel did not list {name}: it lacks {lacks}")]
+    Unlisted {
+        /// The entry.
+        name: String,
+        /// What to do.
+        lacks: String,
+    },
+    /// The rules for PCRs.
+    #[error(transparent)]
+    Pcr(#[from] PcrRefused),
+    /// What this boot's list began with.
+    #[error(
+        "this boot's list is anchored by {kept}, which does not work now: {source}; after a reboot another may be chosen"
+    )]
+    Kept {
+        /// How.
+        kept: &'static str,
+        /// Why not.
+        #[source]
+        source: Box<SinkError>,
+    },
     /// A bank that would be left behind, open to a forged history.
     #[error(
         "the TPM's {0} bank is allocated but cima cannot extend it: deallocate it (tpm2_pcrallocate) and reboot"
@@ -71,22 +120,47 @@ pub enum SinkError {
 
 /// An anchor for entries.
 pub trait Sink: Send {
+    /// Which it is.
+    fn anchorage(&self) -> Anchorage {
+        match self.pcr() {
+            Some(_) => Anchorage::Pcr,
+            None => Anchorage::None,
+        }
+    }
+
     /// The PCR entries go to; `None`: nothing anchors them.
     fn pcr(&self) -> Option<u32>;
 
-    /// The PCR's value in every allocated bank, in the banks' order; empty: not anchored.
+    /// The PCR's value in every allocated bank, in the banks' order; empty: the PCR is not this list's alone, or there
+    /// is none.
     ///
     /// # Errors
     /// The TPM does not answer.
     fn read(&mut self) -> Result<Vec<Digest>, SinkError>;
 
+    /// Whether the kernel's list had this entry when it was first asked for; `None`: it is not anchored there.
+    ///
+    /// # Errors
+    /// The list cannot be read.
+    fn lists(&mut self, _entry: &Entry) -> Result<Option<bool>, SinkError> {
+        Ok(None)
+    }
+
     /// Extends every allocated bank with its value for an entry: `values` has one for each, in
-    /// the banks' order.
+    /// the banks' order. Or gives the entry to the kernel, which may be done again.
     ///
     /// # Errors
     /// The TPM does not answer. Whether it extended is then unknown: [`Sink::read`] tells. Or it
     /// has a bank that there is no value for: then nothing was extended.
-    fn extend(&mut self, values: &[Digest]) -> Result<(), SinkError>;
+    fn extend(&mut self, entry: &Entry, values: &[Digest]) -> Result<(), SinkError>;
+
+    /// Makes sure of what was extended since the last call.
+    ///
+    /// # Errors
+    /// The kernel did not take all of it; the next call tries again.
+    fn settle(&mut self) -> Result<(), SinkError> {
+        Ok(())
+    }
 
     /// Builds the connection anew after an error.
     ///

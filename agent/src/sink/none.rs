@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! No anchor: the list is kept, and every reader says that nothing vouches for it.
 
-use ima_log::Digest;
+use ima_log::{Digest, Entry};
 
 use super::{Sink, SinkError};
 
@@ -18,7 +18,7 @@ impl Sink for NoSink {
         Ok(Vec::new())
     }
 
-    fn extend(&mut self, _: &[Digest]) -> Result<(), SinkError> {
+    fn extend(&mut self, _: &Entry, _: &[Digest]) -> Result<(), SinkError> {
         Ok(())
     }
 

@@ -3,7 +3,7 @@
 
 use std::{fs::File, str::FromStr};
 
-use ima_log::{Digest, HashAlgorithm};
+use ima_log::{Digest, Entry, HashAlgorithm};
 use tss_esapi::{
     Context, TctiNameConf,
     constants::CapabilityType,
@@ -87,7 +87,7 @@ impl Sink for PcrSink {
             .collect()
     }
 
-    fn extend(&mut self, values: &[Digest]) -> Result<(), SinkError> {
+    fn extend(&mut self, _: &Entry, values: &[Digest]) -> Result<(), SinkError> {
         let failed = self.failed("extend");
         // A connection that is made anew may find other banks.
         self.connected()?;

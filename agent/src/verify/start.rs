@@ -5,7 +5,7 @@
 use ima_log::{Digest, DigestError, Entry, EscapedName, HashAlgorithm};
 
 use super::BatchView;
-use crate::measure::proto;
+use crate::measure::{Anchorage, proto};
 
 /// A Start event whose fields make sense.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,6 +14,8 @@ pub struct Start {
     pub boot_id: String,
     /// The PCR that anchors the list; `None`: nothing does.
     pub pcr: Option<u32>,
+    /// What anchors it.
+    pub anchorage: Anchorage,
     /// Why the agent says it.
     pub reason: proto::start::Reason,
     /// What the PCR held, in the banks that can be replayed here.
@@ -33,7 +35,7 @@ impl Start {
         }
     }
 
-    /// `None` if a value is not as long as its algorithm's, or the reason is unknown.
+    /// `None` if a value is not as long as its algorithm's, or the sink or the reason is unknown.
     pub(super) fn parse(start: &proto::Start) -> Option<Self> {
         let mut values = Vec::new();
         for bank in &start.banks {
@@ -45,6 +47,11 @@ impl Start {
         Some(Self {
             boot_id: EscapedName(start.boot_id.as_bytes()).to_string(),
             pcr: start.pcr,
+            anchorage: match (&*start.sink, start.pcr) {
+                ("", Some(_)) => Anchorage::Pcr,
+                ("", None) => Anchorage::None,
+                (name, _) => name.parse().ok()?,
+            },
             reason: proto::start::Reason::try_from(start.reason).ok()?,
             values,
         })

@@ -89,6 +89,7 @@ impl List {
             },
             realtime_offset_ns: 1,
             reason: reason.into(),
+            sink: String::new(),
         };
         self.batch(vec![event(What::Start(start))]);
     }

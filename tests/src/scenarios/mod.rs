@@ -22,6 +22,7 @@ mod measures;
 mod powercut;
 mod refusals;
 mod selftest;
+mod sinks;
 mod stale;
 mod unregistered;
 
@@ -48,6 +49,7 @@ pub(crate) const ALL: &[Scenario] = &[
     crash::SCENARIO,
     faults::SCENARIO,
     powercut::SCENARIO,
+    sinks::SCENARIO,
     floods::SCENARIO,
     images::SCENARIO,
     containers::SCENARIO,

@@ -72,7 +72,7 @@ impl Tpm {
     /// Somebody else's extend.
     pub(crate) fn foreign(&self) {
         let entry = Entry::ima_buf(PCR, HashAlgorithm::Sha256, "foreign", b"").unwrap();
-        self.with(|state| state.extend(&values_of(&entry)));
+        self.with(|state| state.extend(&entry, &values_of(&entry)));
     }
 
     /// The TPM is reset, alone.
@@ -93,9 +93,9 @@ impl State {
         }
     }
 
-    pub(crate) fn extend(&mut self, values: &[Digest]) {
+    pub(crate) fn extend(&mut self, entry: &Entry, values: &[Digest]) {
         if let Some(real) = &mut self.real {
-            return real.extend(values).unwrap();
+            return real.extend(entry, values).unwrap();
         }
         for held in &mut self.values {
             let mut of_bank = values.iter().filter(|v| v.algorithm() == held.algorithm());
@@ -113,7 +113,7 @@ impl Sink for Tpm {
         Ok(self.values())
     }
 
-    fn extend(&mut self, values: &[Digest]) -> Result<(), SinkError> {
+    fn extend(&mut self, entry: &Entry, values: &[Digest]) -> Result<(), SinkError> {
         while self.with(|state| state.hangs) {
             thread::sleep(Duration::from_millis(5));
         }
@@ -123,13 +123,13 @@ impl Sink for Tpm {
             }
             if state.fails_after == Some(0) {
                 if state.extends_anyway {
-                    state.extend(values);
+                    state.extend(entry, values);
                 }
                 state.fails_after = None;
                 return Err(SinkError::NoBank(PCR));
             }
             state.fails_after = state.fails_after.map(|n| n - 1);
-            state.extend(values);
+            state.extend(entry, values);
             Ok(())
         })
     }
@@ -201,7 +201,7 @@ pub(crate) fn names(dir: &Path) -> Vec<String> {
 pub(crate) fn replays(dir: &Path, tpm: &Tpm) -> bool {
     let mut state = State::new();
     for entry in list(dir) {
-        state.extend(&values_of(&entry));
+        state.extend(&entry, &values_of(&entry));
     }
     state.values == tpm.values()
 }

@@ -474,7 +474,7 @@ impl Sink for RigSink {
         self.tpm.read()
     }
 
-    fn extend(&mut self, values: &[Digest]) -> Result<(), SinkError> {
+    fn extend(&mut self, entry: &Entry, values: &[Digest]) -> Result<(), SinkError> {
         // Only the disk refuses; the TPM's own failures are its own.
         let stopped = self.rig.with(|state| match state.plan {
             Plan::Refuse { .. } => false,
@@ -484,9 +484,9 @@ impl Sink for RigSink {
             return Err(SinkError::NoBank(PCR));
         }
         let durable = self.rig.with(|state| state.durable(values));
-        let entry = durable.expect("what is extended is on the disk before");
-        self.tpm.extend(values)?;
-        self.rig.with(|state| state.extended.push(entry));
+        let durable = durable.expect("what is extended is on the disk before");
+        self.tpm.extend(entry, values)?;
+        self.rig.with(|state| state.extended.push(durable));
         Ok(())
     }
 

@@ -1,0 +1,185 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What an entry of ours looks like in the host's own IMA list. Pure: given entries.
+
+use std::str::FromStr;
+
+use ima_log::{Digest, Entry, HashAlgorithm, Template};
+use sha2::{Digest as _, Sha256};
+
+use super::file_name;
+
+/// How the kernel lists an entry of ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HostForm {
+    /// As it is, payload and all (`ima_measure_critical_data`).
+    Buffer,
+    /// As a file named like it, whose content is the payload ([`file_name`]).
+    File,
+}
+
+/// Stands for a name and a digest of the payload.
+pub type HostKey = [u8; 32];
+
+/// What a file's content may be hashed with (`ima_hash=`): collisions of SHA-1 are made by anybody.
+pub const CONTENT_HASHES: [HashAlgorithm; 3] = [
+    HashAlgorithm::Sha256,
+    HashAlgorithm::Sha384,
+    HashAlgorithm::Sha512,
+];
+
+impl HostForm {
+    /// What an entry of the host's list stands for in this form; `None`: it is none of ours in this form.
+    #[must_use]
+    pub fn key_of_listed(self, listed: &Entry) -> Option<HostKey> {
+        if listed.is_violation() {
+            return None;
+        }
+        let fields = listed.fields().ok()?;
+        let is_form = match self {
+            Self::Buffer => listed.template == Template::ImaBuf && fields.payload.is_some(),
+            // With a path it is somebody's file that has such a name.
+            Self::File => matches!(listed.template, Template::ImaNg | Template::ImaSig),
+        };
+        let digest = fields.digest?.to_digest()?;
+        (is_form && fields.name.starts_with(b"cima-")).then(|| key(fields.name, &digest))
+    }
+
+    /// What an entry of ours may stand for in the host's list, in this form.
+    #[must_use]
+    pub fn keys_of_own(self, own: &Entry) -> Vec<HostKey> {
+        let Ok(fields) = own.fields() else {
+            return Vec::new();
+        };
+        match self {
+            Self::Buffer => {
+                let digest = fields.digest.and_then(|digest| digest.to_digest());
+                digest
+                    .iter()
+                    .map(|digest| key(fields.name, digest))
+                    .collect()
+            }
+            Self::File => {
+                let name = file_name(&String::from_utf8_lossy(fields.name));
+                let payload = fields.payload.unwrap_or_default();
+                let hashes = CONTENT_HASHES.into_iter();
+                hashes
+                    .map(|hash| key(name.as_bytes(), &hash.digest(payload)))
+                    .collect()
+            }
+        }
+    }
+}
+
+fn key(name: &[u8], digest: &Digest) -> HostKey {
+    let mut hash = Sha256::new();
+    hash.update((name.len() as u64).to_le_bytes());
+    hash.update(name);
+    hash.update(digest.to_string());
+    hash.finalize().into()
+}
+
+/// Where entries are anchored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Anchorage {
+    /// In the kernel's list, by the module.
+    Kernel,
+    /// In the kernel's list, as files.
+    ImaFile,
+    /// In a PCR of the agent's own.
+    Pcr,
+    /// Nowhere.
+    None,
+}
+
+impl Anchorage {
+    /// As it is written in configurations and in the list.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Kernel => "kernel",
+            Self::ImaFile => "ima-file",
+            Self::Pcr => "pcr",
+            Self::None => "none",
+        }
+    }
+
+    /// How the host's list has the entries; `None`: it has not.
+    #[must_use]
+    pub fn host_form(self) -> Option<HostForm> {
+        match self {
+            Self::Kernel => Some(HostForm::Buffer),
+            Self::ImaFile => Some(HostForm::File),
+            Self::Pcr | Self::None => None,
+        }
+    }
+}
+
+/// It is no name of one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("entries are anchored by kernel, ima-file, pcr or none")]
+pub struct NoAnchorage;
+
+impl FromStr for Anchorage {
+    type Err = NoAnchorage;
+
+    fn from_str(text: &str) -> Result<Self, NoAnchorage> {
+        [Self::Kernel, Self::ImaFile, Self::Pcr, Self::None]
+            .into_iter()
+            .find(|one| one.name() == text)
+            .ok_or(NoAnchorage)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn own(name: &str, payload: &[u8]) -> Entry {
+        Entry::ima_buf(10, HashAlgorithm::Sha256, name, payload).unwrap()
+    }
+
+    fn listed_file(name: &str, digest: Digest) -> Entry {
+        Entry::ima_ng(10, digest, name).unwrap()
+    }
+
+    #[test]
+    fn an_entry_is_found_in_the_form_of_its_sink_and_in_no_other() {
+        let entry = own("cima-exec:unregistered:/bin/x", b"v1;a");
+        let file = |payload: &[u8], hash: HashAlgorithm| {
+            listed_file("cima-exec:unregistered:%2Fbin%2Fx", hash.digest(payload))
+        };
+        let is = |form: HostForm, listed: &Entry| {
+            let key = form.key_of_listed(listed);
+            key.is_some_and(|key| form.keys_of_own(&entry).contains(&key))
+        };
+        assert!(is(HostForm::Buffer, &entry));
+        assert!(!is(HostForm::File, &entry));
+        for hash in CONTENT_HASHES {
+            assert!(is(HostForm::File, &file(b"v1;a", hash)), "{hash}");
+            assert!(!is(HostForm::Buffer, &file(b"v1;a", hash)), "{hash}");
+            assert!(!is(HostForm::File, &file(b"v1;b", hash)), "{hash}");
+        }
+        assert!(!is(HostForm::File, &file(b"v1;a", HashAlgorithm::Sha1)));
+        assert!(!is(
+            HostForm::Buffer,
+            &own("cima-exec:unregistered:/bin/y", b"v1;a")
+        ));
+        assert!(!is(
+            HostForm::Buffer,
+            &own("cima-exec:unregistered:/bin/x", b"v1;b")
+        ));
+        let path = listed_file("/tmp/cima-exec:x", HashAlgorithm::Sha256.digest(b"v1;a"));
+        assert_eq!(HostForm::File.key_of_listed(&path), None);
+        let mut violation = entry.clone();
+        violation.template_hash = Digest::zeros(HashAlgorithm::Sha1);
+        assert!(!is(HostForm::Buffer, &violation));
+    }
+
+    #[test]
+    fn a_name_is_an_anchorage_or_none() {
+        for name in ["kernel", "ima-file", "pcr", "none"] {
+            assert_eq!(name.parse::<Anchorage>().unwrap().name(), name);
+        }
+        assert_eq!("auto".parse::<Anchorage>(), Err(NoAnchorage));
+    }
+}

@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Which sink. `auto` takes the first that works, from the one that vouches for most to none at all. A list that was begun
+//! goes on as it began: an anchor cannot be changed without a break.
+
+use std::io;
+
+use super::{
+    NoSink, PcrSink, Sink, SinkError,
+    host::HostSink,
+    ima_file::Files,
+    rules::{kernel_ima_entries, pcr_rule},
+};
+use crate::{
+    config::{SinkConfig, SinkKind},
+    measure::Anchorage,
+};
+
+/// The sink, and why.
+pub struct Choice {
+    /// It works.
+    pub sink: Box<dyn Sink>,
+    /// In words, for the log.
+    pub why: String,
+}
+
+/// Opens the sink that `config` asks for. This boot's list, if there is one, was begun with `kept`.
+///
+/// # Errors
+/// It does not work. Of `auto`: none does, though there is a TPM, or the one does not that the list was begun with.
+pub fn choose(config: &SinkConfig, kept: Option<Anchorage>) -> Result<Choice, SinkError> {
+    let chosen = |anchorage, why: &str| {
+        open(anchorage, config).map(|sink| Choice {
+            sink,
+            why: why.to_owned(),
+        })
+    };
+    let anchorage = match config.kind {
+        SinkKind::Auto => None,
+        SinkKind::Kernel => Some(Anchorage::Kernel),
+        SinkKind::ImaFile => Some(Anchorage::ImaFile),
+        SinkKind::Pcr => Some(Anchorage::Pcr),
+        SinkKind::None => Some(Anchorage::None),
+    };
+    match (anchorage, kept) {
+        (Some(anchorage), _) => chosen(anchorage, "it is what the configuration says"),
+        (None, Some(kept)) => {
+            let choice = chosen(kept, "this boot's list was begun so");
+            choice.map_err(|source| SinkError::Kept {
+                kept: kept.name(),
+                source: Box::new(source),
+            })
+        }
+        (None, None) => first(config),
+    }
+}
+
+/// The first that works.
+fn first(config: &SinkConfig) -> Result<Choice, SinkError> {
+    let mut others = Vec::new();
+    for anchorage in [Anchorage::Kernel, Anchorage::ImaFile, Anchorage::Pcr] {
+        match open(anchorage, config) {
+            Ok(sink) => {
+                return Ok(Choice {
+                    sink,
+                    why: why(&others),
+                });
+            }
+            // A TPM that is there and does not answer yet must not leave the whole boot without an anchor.
+            Err(error) if anchorage == Anchorage::Pcr && !is_absent(&error) => return Err(error),
+            Err(error) => others.push(format!("not {}: {error}", anchorage.name())),
+        }
+    }
+    Ok(Choice {
+        sink: Box::new(NoSink),
+        why: why(&others),
+    })
+}
+
+fn why(others: &[String]) -> String {
+    if others.is_empty() {
+        return "it is the best there is".to_owned();
+    }
+    others.join("; ")
+}
+
+fn is_absent(error: &SinkError) -> bool {
+    matches!(error, SinkError::Device { source, .. } if source.kind() == io::ErrorKind::NotFound)
+}
+
+fn open(anchorage: Anchorage, config: &SinkConfig) -> Result<Box<dyn Sink>, SinkError> {
+    Ok(match anchorage {
+        Anchorage::Kernel => return Err(SinkError::NoModule),
+        Anchorage::ImaFile => Box::new(HostSink::open(Files::new(config.ima_owner)?)?),
+        Anchorage::Pcr => {
+            pcr_rule(config.pcr, kernel_ima_entries())?;
+            Box::new(PcrSink::open(&config.tpm, config.pcr)?)
+        }
+        Anchorage::None => Box::new(NoSink),
+    })
+}

@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The kernel's own list, read as it grows.
+
+use std::{fs::File, io};
+
+use ima_log::{BinaryFormat, BinaryReader, ByteOrder, Entry, HashAlgorithm};
+
+use super::SinkError;
+
+/// Where the kernel shows it.
+pub const HOST_LIST: &str = "/sys/kernel/security/ima/binary_runtime_measurements";
+
+/// In the machine's order, unless the kernel was booted with `ima_canonical_fmt`, which says little-endian.
+const FORMAT: BinaryFormat = BinaryFormat {
+    order: if cfg!(target_endian = "big") {
+        ByteOrder::Big
+    } else {
+        ByteOrder::Little
+    },
+    hash: HashAlgorithm::Sha1,
+};
+
+/// The list, open.
+#[derive(Debug)]
+pub(super) struct HostList(File);
+
+impl HostList {
+    /// At its beginning.
+    pub(super) fn open() -> Result<Self, SinkError> {
+        File::open(HOST_LIST).map(Self).map_err(unread)
+    }
+
+    /// Hands over the entries that came since the last call. The kernel writes whole ones, and who has read to the end
+    /// finds what is added there by reading on (`ima_measurements_start`, `security/integrity/ima/ima_fs.c`).
+    pub(super) fn news(&mut self, mut each: impl FnMut(&Entry)) -> Result<(), SinkError> {
+        for record in BinaryReader::new(&self.0, FORMAT) {
+            let (_, entry) = record.map_err(|error| unread(io::Error::other(error)))?;
+            each(&entry);
+        }
+        Ok(())
+    }
+}
+
+fn unread(source: io::Error) -> SinkError {
+    SinkError::HostList { source }
+}
