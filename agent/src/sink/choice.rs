@@ -2,10 +2,10 @@
 //! Which sink. `auto` takes the first that works, from the one that vouches for most to none at all. A list that was begun
 //! goes on as it began: an anchor cannot be changed without a break.
 
-use std::io;
+use std::{io, path::Path};
 
 use super::{
-    NoSink, PcrSink, Sink, SinkError,
+    HOST_LIST, NoSink, PcrSink, Sink, SinkError,
     host::HostSink,
     ima_file::Files,
     rules::{kernel_ima_entries, pcr_rule},
@@ -90,7 +90,10 @@ fn is_absent(error: &SinkError) -> bool {
 fn open(anchorage: Anchorage, config: &SinkConfig) -> Result<Box<dyn Sink>, SinkError> {
     Ok(match anchorage {
         Anchorage::Kernel => return Err(SinkError::NoModule),
-        Anchorage::ImaFile => Box::new(HostSink::open(Files::new(config.ima_owner)?)?),
+        Anchorage::ImaFile => Box::new(HostSink::open(
+            Files::new(config.ima_owner)?,
+            Path::new(HOST_LIST),
+        )?),
         Anchorage::Pcr => {
             pcr_rule(config.pcr, kernel_ima_entries())?;
             Box::new(PcrSink::open(&config.tpm, config.pcr)?)

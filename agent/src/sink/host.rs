@@ -3,7 +3,7 @@
 //! entry is given to the kernel, and counts once the list has it. The kernel lists the same only once, so that whatever a crash
 //! left half done can be given to it again.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, path::Path};
 
 use ima_log::{Digest, Entry};
 
@@ -40,10 +40,10 @@ pub(super) struct HostSink<S> {
 
 impl<S: Submit> HostSink<S> {
     /// Opens the list, and has the kernel list which sink this is: there is no other way to know whether a rule asks it to.
-    pub(super) fn open(submit: S) -> Result<Self, SinkError> {
+    pub(super) fn open(submit: S, list: &Path) -> Result<Self, SinkError> {
         let mut sink = Self {
             submit,
-            list: HostList::open()?,
+            list: HostList::open(list)?,
             unseen: Vec::new(),
             had: None,
         };
@@ -55,7 +55,7 @@ impl<S: Submit> HostSink<S> {
             event.payload.as_bytes(),
         );
         let entry = entry.map_err(|_| sink.unlisted(&event.name))?;
-        sink.give(&entry)?;
+        sink.extend(&entry, &[])?;
         sink.settle()?;
         Ok(sink)
     }
@@ -89,7 +89,7 @@ impl<S: Submit> HostSink<S> {
             .flat_map(|one| form.keys_of_own(one))
             .collect();
         let mut keys = HashSet::new();
-        HostList::open()?.news(|entry| {
+        self.list.again()?.news(|entry| {
             keys.extend(form.key_of_listed(entry).filter(|key| wanted.contains(key)));
         })?;
         self.drop_listed(&keys);
@@ -131,7 +131,9 @@ impl<S: Submit> Sink for HostSink<S> {
             Some(had) => had,
             had => {
                 let mut keys = HashSet::new();
-                HostList::open()?.news(|entry| keys.extend(form.key_of_listed(entry)))?;
+                self.list
+                    .again()?
+                    .news(|entry| keys.extend(form.key_of_listed(entry)))?;
                 had.insert(keys)
             }
         };
@@ -169,7 +171,115 @@ impl<S: Submit> Sink for HostSink<S> {
     }
 
     fn reopen(&mut self) -> Result<(), SinkError> {
-        self.list = HostList::open()?;
+        self.list = self.list.again()?;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        fs::File,
+        io::Write as _,
+        sync::{Arc, Mutex},
+    };
+
+    use ima_log::HashAlgorithm;
+
+    use super::*;
+
+    /// A kernel that lists what it is given, once, unless it is told to forget the next few.
+    #[derive(Debug, Clone)]
+    struct Kernel(Arc<Mutex<(File, Vec<Entry>, usize)>>);
+
+    impl Kernel {
+        fn new(file: File) -> Self {
+            Self(Arc::new(Mutex::new((file, Vec::new(), 0))))
+        }
+
+        fn forgets(&self, count: usize) {
+            self.0.lock().unwrap().2 = count;
+        }
+
+        fn listed(&self) -> usize {
+            self.0.lock().unwrap().1.len()
+        }
+    }
+
+    impl Submit for Kernel {
+        fn anchorage(&self) -> Anchorage {
+            Anchorage::Kernel
+        }
+
+        fn form(&self) -> HostForm {
+            HostForm::Buffer
+        }
+
+        fn submit(&mut self, name: &str, payload: &[u8]) -> Result<(), SinkError> {
+            let (file, listed, forgets) = &mut *self.0.lock().unwrap();
+            let entry = own(name, payload);
+            if *forgets > 0 {
+                *forgets -= 1;
+            } else if !listed.contains(&entry) {
+                let mut bytes = Vec::new();
+                entry.append_binary(&mut bytes);
+                file.write_all(&bytes).unwrap();
+                listed.push(entry);
+            }
+            Ok(())
+        }
+
+        fn lacks(&self) -> String {
+            "a memory".to_owned()
+        }
+    }
+
+    fn own(name: &str, payload: &[u8]) -> Entry {
+        Entry::ima_buf(HOST_PCR, HashAlgorithm::Sha256, name, payload).unwrap()
+    }
+
+    #[test]
+    fn an_entry_counts_once_the_list_has_it_and_is_given_again_until_then() {
+        let list = tempfile::NamedTempFile::new().unwrap();
+        let kernel = Kernel::new(list.reopen().unwrap());
+        let mut sink = HostSink::open(kernel.clone(), list.path()).unwrap();
+        assert_eq!(kernel.listed(), 1, "which sink it is");
+        let (one, two) = (own("cima-ctx:0", b"v1;a"), own("cima-ctx:1", b"v1;b"));
+        assert_eq!(sink.lists(&one).unwrap(), Some(false));
+        kernel.forgets(1);
+        sink.extend(&one, &[]).unwrap();
+        sink.extend(&two, &[]).unwrap();
+        sink.settle().unwrap();
+        assert_eq!(kernel.listed(), 3);
+        // What a crash left: it is in the list for long.
+        let mut sink = HostSink::open(kernel.clone(), list.path()).unwrap();
+        assert_eq!(sink.lists(&one).unwrap(), Some(true));
+        sink.extend(&one, &[]).unwrap();
+        sink.settle().unwrap();
+        assert_eq!(kernel.listed(), 3);
+        let three = own("cima-ctx:2", b"v1;c");
+        kernel.forgets(usize::MAX);
+        sink.extend(&three, &[]).unwrap();
+        let error = sink.settle().unwrap_err().to_string();
+        assert!(error.contains("cima-ctx:2: it lacks a memory"), "{error}");
+        kernel.forgets(0);
+        sink.reopen().unwrap();
+        sink.settle().unwrap();
+        assert_eq!(kernel.listed(), 4);
+        sink.settle().unwrap();
+    }
+
+    #[test]
+    fn a_kernel_that_lists_nothing_is_found_out_at_once() {
+        let list = tempfile::NamedTempFile::new().unwrap();
+        let kernel = Kernel::new(list.reopen().unwrap());
+        kernel.forgets(usize::MAX);
+        let opened = HostSink::open(kernel, list.path());
+        assert!(matches!(opened.err(), Some(SinkError::Unlisted { .. })));
+        let torn = tempfile::NamedTempFile::new().unwrap();
+        torn.as_file().write_all(&[0xff; 50]).unwrap();
+        let kernel = Kernel::new(list.reopen().unwrap());
+        let opened = HostSink::open(kernel, torn.path());
+        assert!(matches!(opened.err(), Some(SinkError::HostList { .. })));
     }
 }

@@ -1,7 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The kernel's own list, read as it grows.
 
-use std::{fs::File, io};
+use std::{
+    fs::File,
+    io,
+    path::{Path, PathBuf},
+};
 
 use ima_log::{BinaryFormat, BinaryReader, ByteOrder, Entry, HashAlgorithm};
 
@@ -22,25 +26,36 @@ const FORMAT: BinaryFormat = BinaryFormat {
 
 /// The list, open.
 #[derive(Debug)]
-pub(super) struct HostList(File);
+pub(super) struct HostList {
+    path: PathBuf,
+    file: File,
+}
 
 impl HostList {
     /// At its beginning.
-    pub(super) fn open() -> Result<Self, SinkError> {
-        File::open(HOST_LIST).map(Self).map_err(unread)
+    pub(super) fn open(path: &Path) -> Result<Self, SinkError> {
+        let path = path.to_owned();
+        match File::open(&path) {
+            Ok(file) => Ok(Self { path, file }),
+            Err(source) => Err(SinkError::HostList { path, source }),
+        }
+    }
+
+    /// The same, at its beginning.
+    pub(super) fn again(&self) -> Result<Self, SinkError> {
+        Self::open(&self.path)
     }
 
     /// Hands over the entries that came since the last call. The kernel writes whole ones, and who has read to the end
     /// finds what is added there by reading on (`ima_measurements_start`, `security/integrity/ima/ima_fs.c`).
     pub(super) fn news(&mut self, mut each: impl FnMut(&Entry)) -> Result<(), SinkError> {
-        for record in BinaryReader::new(&self.0, FORMAT) {
-            let (_, entry) = record.map_err(|error| unread(io::Error::other(error)))?;
+        for record in BinaryReader::new(&self.file, FORMAT) {
+            let (_, entry) = record.map_err(|error| SinkError::HostList {
+                path: self.path.clone(),
+                source: io::Error::other(error),
+            })?;
             each(&entry);
         }
         Ok(())
     }
-}
-
-fn unread(source: io::Error) -> SinkError {
-    SinkError::HostList { source }
 }

@@ -73,8 +73,10 @@ pub enum SinkError {
     #[error("the TPM has a {0} bank now, which it had not when the list was begun")]
     NewBank(HashAlgorithm),
     /// The kernel's list.
-    #[error("the kernel's measurement list {HOST_LIST} cannot be read: {source}")]
+    #[error("the kernel's measurement list {} cannot be read: {source}", path.display())]
     HostList {
+        /// Where.
+        path: std::path::PathBuf,
         /// Why.
         #[source]
         source: std::io::Error,
