@@ -34,11 +34,11 @@ use crate::{
         server::{self as hooks, ServeError},
     },
     clock,
-    config::Config,
+    config::{Config, SinkKind},
     ledger::{
         Ledger, LedgerError, Message, Opened, Origin, Writer, WriterGone, WriterHandle, anchored_by,
     },
-    measure::{ContextEvent, PolicyEvent, SelfPart, loss, proto},
+    measure::{Anchorage, ContextEvent, PolicyEvent, SelfPart, loss, proto},
     metrics::{Metrics, Timed, serve},
     preflight,
     probes::{
@@ -186,6 +186,11 @@ pub async fn run(config: &Config, config_bytes: &[u8]) -> Result<(), DaemonError
         "entries are anchored by the sink {}: {why}",
         anchorage.name()
     );
+    if anchorage == Anchorage::None && config.sink.kind == SinkKind::Auto {
+        tracing::error!(
+            "there is no TPM: nothing vouches for the list; the next start looks again"
+        );
+    }
     let pcr = sink.pcr().unwrap_or(config.sink.pcr);
     let sink = Box::new(Timed::new(sink, Arc::clone(&metrics)));
     let (mut ledger, opened) = Ledger::open(&config.state_dir, origin, sink, pcr)?;

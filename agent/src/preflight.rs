@@ -80,7 +80,7 @@ pub enum Missing {
     Pcr(#[from] PcrRefused),
     /// No TPM.
     #[error(
-        "{0}; without a TPM only sink.kind = \"none\" works, and nothing vouches for the list then"
+        "{0}; without a TPM only sink.kind = \"none\" works (or \"auto\", which takes it then), and nothing vouches for the list"
     )]
     Tpm(#[from] SinkError),
 }
@@ -127,7 +127,14 @@ pub fn check(config: &Config) -> Report {
             Err(missing) => report.missing.push(missing),
         },
         // Whether these work is known when they are tried, which leaves an entry in the kernel's list.
-        SinkKind::Auto | SinkKind::Kernel | SinkKind::ImaFile => {}
+        SinkKind::Kernel | SinkKind::ImaFile => {}
+        SinkKind::Auto => {
+            if let Err(missing) = tpm(config) {
+                report
+                    .warnings
+                    .push(format!("the sink \"pcr\" does not work: {missing}"));
+            }
+        }
         SinkKind::None => report
             .warnings
             .push("sink.kind is \"none\": nothing vouches for the list".into()),

@@ -100,13 +100,21 @@ impl Site {
         fs::write(self.config(), text.replace(line, changed)).expect("it can be written");
     }
 
-    /// Writes the configuration: the site's paths, then `more` TOML.
+    /// Writes the configuration: the site's paths, then `more` TOML. The sink is `pcr` if that names none.
     pub(crate) fn configure(&self, more: &str) {
         self.configure_probes(more, "");
     }
 
     /// [`Site::configure`], with more keys of `[probes]`.
     pub(crate) fn configure_probes(&self, more: &str, probes: &str) {
+        let sink = "[sink]\nkind = \"pcr\"\n";
+        let more = if more.contains("kind = ") {
+            more.to_owned()
+        } else if more.contains("[sink]\n") {
+            more.replace("[sink]\n", sink)
+        } else {
+            format!("{more}{sink}")
+        };
         let text = format!(
             "state_dir = \"{}\"\npolicy = \"{}\"\n{more}[probes]\nobject = \"{PROBES}\"\ndebug = true\npin_dir = \"{}\"\n{probes}\n[admission]\nrules = \"{}\"\nsocket = \"{}\"\n",
             self.state().display(),

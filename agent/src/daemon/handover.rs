@@ -45,6 +45,9 @@ pub(super) fn go_on(
         let end = queue.end();
         drain(ledger, &mut queue, (0, end), u64::MAX)?;
     }
+    if ledger.is_anew() {
+        probes.report_anew()?;
+    }
     if !watched {
         tracing::error!(
             "the probes were not attached all the time since the last entry: what ran meanwhile is not known"

@@ -38,7 +38,7 @@ use ima_log::{Digest, EntryError, HashAlgorithm, Replay};
 
 use crate::{
     containers::Registry,
-    measure::{Batch, PolicyEvent, Violation, proto},
+    measure::{Anchorage, Batch, PolicyEvent, Violation, proto},
     sink::{Sink, SinkError},
 };
 use chain::Broken;
@@ -145,6 +145,10 @@ pub struct Ledger {
     entries: u64,
     /// Whether the agent before this one ended in order.
     stopped: bool,
+    /// What anchored the list so far.
+    begun: Option<Anchorage>,
+    /// Another anchor than before holds nothing of what was said.
+    anew: bool,
 }
 
 impl Ledger {
@@ -288,6 +292,11 @@ impl Ledger {
     /// Whether the agent before this one ended in order; true if there was none.
     pub fn stopped(&self) -> bool {
         self.stopped
+    }
+
+    /// Whether everything is to be said again: the anchor is another than before, and holds nothing of it.
+    pub fn is_anew(&self) -> bool {
+        self.anew
     }
 
     /// Directory of this boot's segments.

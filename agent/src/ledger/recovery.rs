@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     containers::{Registered, Registry},
-    measure::{Anchorage, proto},
+    measure::{Anchorage, batch_name, batch_number, proto},
     sink::Sink,
     verify::Start,
 };
@@ -101,6 +101,8 @@ pub(super) fn open(
         registry: Registry::default(),
         entries: 0,
         stopped: true,
+        begun: None,
+        anew: false,
     };
     let fit = ledger.read_back(&numbers, &held)?;
     let opened = ledger.resume(fit, &held)?;
@@ -189,6 +191,7 @@ impl Ledger {
             problem.found(format!("segment {missing} of its intent is not there"));
             problem.intent = true;
         }
+        self.compare_anchors(&mut problem);
         if let Some(detail) = problem.detail {
             return Ok(Fit::Broken(Broken {
                 held: held.to_vec(),
@@ -200,6 +203,32 @@ impl Ledger {
             return Ok(Fit::New);
         }
         Ok(self.fit(held))
+    }
+
+    /// Whether the list was begun with the sink that there is now, and whether the kernel's list has batches that this one does
+    /// not have: then it lost its end, or all of it.
+    fn compare_anchors(&mut self, problem: &mut Problem) {
+        let now = self.sink.anchorage();
+        let pending = self.intent.pending().iter().map(Line::entry);
+        let begun = pending.clone().find_map(Start::of);
+        let begun = begun.map(|start| start.anchorage).or(self.begun);
+        if let Some(begun) = begun.filter(|begun| *begun != now) {
+            problem.found(format!("sink={};list={}", now.name(), begun.name()));
+            self.anew = true;
+        }
+        for entry in pending.clone().filter(|entry| entry.pcr != self.pcr) {
+            problem.found(format!("pcr={};intent={}", self.pcr, entry.pcr));
+        }
+        let numbers = pending.filter_map(|entry| batch_number(entry.fields().ok()?.name));
+        let next = numbers.map(|number| number + 1).max();
+        let next = next.unwrap_or_default().max(self.told.next_batch());
+        if let Some(last) = self.sink.last_batch().filter(|last| *last >= next) {
+            problem.found(format!("host-list-has={}", batch_name(last)));
+            self.told.skip_batches(last.saturating_add(1));
+        }
+        if self.anew {
+            self.told.forget_values();
+        }
     }
 
     /// Takes the entries of a segment, up to those that the intent has.
@@ -216,7 +245,7 @@ impl Ledger {
         let path = written.path().to_owned();
         for record in BinaryReader::new(written.reader(end), FORMAT) {
             match record.map_err(|error| (error.to_string(), error.kind)) {
-                Ok((_, entry)) => self.reread(&entry, problem)?,
+                Ok((_, entry)) => self.reread(&entry, problem),
                 Err((_, ReadErrorKind::Io(error))) => return Err(at("read", &path)(error)),
                 Err((error, _)) => problem.found(format!("segment {number}: {error}")),
             }
@@ -234,8 +263,12 @@ impl Ledger {
     }
 
     /// Takes an entry of the list.
-    fn reread(&mut self, entry: &Entry, problem: &mut Problem) -> Result<(), LedgerError> {
-        let start = segment_start(entry);
+    fn reread(&mut self, entry: &Entry, problem: &mut Problem) {
+        let start = Start::of(entry);
+        if let Some(start) = &start {
+            self.begun = Some(start.anchorage);
+        }
+        let start = start.and_then(begins_segment);
         if let Some(start) = &start {
             self.replay = self.empty_replay(start);
         }
@@ -248,10 +281,9 @@ impl Ledger {
             // A break before this segment is on record in it.
             problem.detail = None;
         }
-        if entry.pcr == self.pcr && self.sink.lists(entry)? == Some(false) {
+        if entry.pcr == self.pcr && self.sink.lists(entry) == Some(false) {
             problem.found(format!("host-list-lacks={}", entry.display_name()));
         }
-        Ok(())
     }
 
     /// Replays with none, one, … all pending entries: exactly one fits, or none does.
@@ -317,6 +349,9 @@ fn begins(line: &Line) -> Option<Vec<Digest>> {
 
 /// The PCR values that the chain starts from at `entry`, if it starts there.
 fn segment_start(entry: &Entry) -> Option<Vec<Digest>> {
-    let start = Start::of(entry)?;
+    begins_segment(Start::of(entry)?)
+}
+
+fn begins_segment(start: Start) -> Option<Vec<Digest>> {
     (start.reason != proto::start::Reason::Restart).then_some(start.values)
 }

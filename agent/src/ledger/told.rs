@@ -125,6 +125,16 @@ impl Told {
         self.seen.contains(key)
     }
 
+    /// Has values listed again that the list has.
+    pub(super) fn forget_values(&mut self) {
+        self.seen = Seen::new(GENERATION);
+    }
+
+    /// Leaves out the numbers below `next`.
+    pub(super) fn skip_batches(&mut self, next: u64) {
+        self.next_batch = self.next_batch.max(next);
+    }
+
     pub(super) fn next_batch(&self) -> u64 {
         self.next_batch
     }

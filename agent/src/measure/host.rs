@@ -20,7 +20,7 @@ pub enum HostForm {
 /// Stands for a name and a digest of the payload.
 pub type HostKey = [u8; 32];
 
-/// What a file's content may be hashed with (`ima_hash=`): collisions of SHA-1 are made by anybody.
+/// What a payload may be hashed with (`ima_hash=`): collisions of SHA-1 are made by anybody.
 pub const CONTENT_HASHES: [HashAlgorithm; 3] = [
     HashAlgorithm::Sha256,
     HashAlgorithm::Sha384,
@@ -37,7 +37,7 @@ impl HostForm {
         let fields = listed.fields().ok()?;
         let is_form = match self {
             Self::Buffer => listed.template == Template::ImaBuf && fields.payload.is_some(),
-            // With a path it is somebody's file that has such a name.
+            // A path begins with `/`. A bare name may be anybody's, but for the rule: see the sink.
             Self::File => matches!(listed.template, Template::ImaNg | Template::ImaSig),
         };
         let digest = fields.digest?.to_digest()?;
@@ -50,23 +50,16 @@ impl HostForm {
         let Ok(fields) = own.fields() else {
             return Vec::new();
         };
-        match self {
-            Self::Buffer => {
-                let digest = fields.digest.and_then(|digest| digest.to_digest());
-                digest
-                    .iter()
-                    .map(|digest| key(fields.name, digest))
-                    .collect()
-            }
-            Self::File => {
-                let name = file_name(&String::from_utf8_lossy(fields.name));
-                let payload = fields.payload.unwrap_or_default();
-                let hashes = CONTENT_HASHES.into_iter();
-                hashes
-                    .map(|hash| key(name.as_bytes(), &hash.digest(payload)))
-                    .collect()
-            }
-        }
+        let name = match self {
+            Self::Buffer => fields.name.to_vec(),
+            Self::File => file_name(&String::from_utf8_lossy(fields.name)).into_bytes(),
+        };
+        // By the payload, whatever the entry says that its digest is.
+        let payload = fields.payload.unwrap_or_default();
+        let hashes = CONTENT_HASHES.into_iter();
+        hashes
+            .map(|hash| key(&name, &hash.digest(payload)))
+            .collect()
     }
 }
 

@@ -275,8 +275,12 @@ impl Sink for Timed {
         self.asking(|sink| sink.read())
     }
 
-    fn lists(&mut self, entry: &Entry) -> Result<Option<bool>, SinkError> {
-        self.asking(|sink| sink.lists(entry))
+    fn lists(&mut self, entry: &Entry) -> Option<bool> {
+        self.sink.lists(entry)
+    }
+
+    fn last_batch(&self) -> Option<u64> {
+        self.sink.last_batch()
     }
 
     fn settle(&mut self) -> Result<(), SinkError> {

@@ -17,9 +17,16 @@ pub fn host() -> io::Result<Host> {
         namespaces: namespaces_of("1")?,
         root_device: device_of("1", root)?,
         // Of an overlay the kernel may have another inside; then nothing is taken for the host's.
-        root_inode: fs::metadata(root)?.ino(),
+        root_inode: match rustix::fs::statfs(root)?.f_type as u64 {
+            // The root of each subvolume has the same.
+            BTRFS_SUPER_MAGIC => 0,
+            _ => fs::metadata(root)?.ino(),
+        },
     })
 }
+
+/// `include/uapi/linux/magic.h`.
+const BTRFS_SUPER_MAGIC: u64 = 0x9123_683e;
 
 /// Inodes of the namespaces of process `pid` (or `self`), in record order.
 ///

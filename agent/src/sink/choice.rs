@@ -2,10 +2,10 @@
 //! Which sink. `auto` takes the first that works, from the one that vouches for most to none at all. A list that was begun
 //! goes on as it began: an anchor cannot be changed without a break.
 
-use std::{io, path::Path};
+use std::{fs, io, path::Path};
 
 use super::{
-    HOST_LIST, NoSink, PcrSink, Sink, SinkError,
+    HOST_LIST, HOST_PCR, NoSink, PcrSink, Sink, SinkError,
     host::HostSink,
     ima_file::Files,
     rules::{kernel_ima_entries, pcr_rule},
@@ -14,6 +14,9 @@ use crate::{
     config::{SinkConfig, SinkKind},
     measure::Anchorage,
 };
+
+/// The first TPM, of which IMA takes its (`Documentation/ABI/stable/sysfs-class-tpm`, Linux 5.12).
+const TPM: &str = "/sys/class/tpm/tpm0";
 
 /// The sink, and why.
 pub struct Choice {
@@ -43,14 +46,15 @@ pub fn choose(config: &SinkConfig, kept: Option<Anchorage>) -> Result<Choice, Si
     };
     match (anchorage, kept) {
         (Some(anchorage), _) => chosen(anchorage, "it is what the configuration says"),
-        (None, Some(kept)) => {
+        // Nothing vouches for it so far: whatever works is better, and a break is what it is.
+        (None, Some(kept)) if kept != Anchorage::None => {
             let choice = chosen(kept, "this boot's list was begun so");
             choice.map_err(|source| SinkError::Kept {
                 kept: kept.name(),
                 source: Box::new(source),
             })
         }
-        (None, None) => first(config),
+        (None, _) => first(config),
     }
 }
 
@@ -83,6 +87,21 @@ fn why(others: &[String]) -> String {
     others.join("; ")
 }
 
+/// IMA goes on without a TPM, or with one that came too late, and extends nothing (`ima_init`, `security/integrity/ima/ima_init.c`).
+/// Its PCR then holds zeros; else at least the boot aggregate.
+fn is_extended() -> Result<(), SinkError> {
+    let tpm = fs::read_dir(TPM).map_err(|_| SinkError::Bypass("there is none"))?;
+    let banks = tpm
+        .flatten()
+        .filter(|entry| entry.file_name().to_string_lossy().starts_with("pcr-"));
+    let value = |bank: fs::DirEntry| fs::read_to_string(bank.path().join(HOST_PCR.to_string()));
+    let mut values = banks.flat_map(value);
+    if values.any(|value| value.trim().bytes().any(|digit| digit != b'0')) {
+        return Ok(());
+    }
+    Err(SinkError::Bypass("its PCR 10 is untouched"))
+}
+
 fn is_absent(error: &SinkError) -> bool {
     matches!(error, SinkError::Device { source, .. } if source.kind() == io::ErrorKind::NotFound)
 }
@@ -90,12 +109,17 @@ fn is_absent(error: &SinkError) -> bool {
 fn open(anchorage: Anchorage, config: &SinkConfig) -> Result<Box<dyn Sink>, SinkError> {
     Ok(match anchorage {
         Anchorage::Kernel => return Err(SinkError::NoModule),
-        Anchorage::ImaFile => Box::new(HostSink::open(
-            Files::new(config.ima_owner)?,
-            Path::new(HOST_LIST),
-        )?),
+        Anchorage::ImaFile => {
+            is_extended()?;
+            let files = Files::new(config.ima_owner)?;
+            Box::new(HostSink::open(files, Path::new(HOST_LIST))?)
+        }
         Anchorage::Pcr => {
-            pcr_rule(config.pcr, kernel_ima_entries())?;
+            let warning = pcr_rule(config.pcr, kernel_ima_entries())?;
+            // Of a PCR that is asked for by name it was said before.
+            if let Some(warning) = warning.filter(|_| config.kind == SinkKind::Auto) {
+                tracing::warn!("PCR {} {warning}", config.pcr);
+            }
             Box::new(PcrSink::open(&config.tpm, config.pcr)?)
         }
         Anchorage::None => Box::new(NoSink),

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Sinks that have the kernel list the entries in its own IMA list and extend its PCR. What they have in common: an
-//! entry is given to the kernel, and counts once the list has it. The kernel lists the same only once, so that whatever a crash
-//! left half done can be given to it again.
+//! entry is given to the kernel, and counts once the list has it. The kernel lists the same only once (unless it was built with
+//! `CONFIG_IMA_DISABLE_HTABLE`: then it is there more than once), so that whatever a crash left half done can be given to it again.
 
 use std::{collections::HashSet, path::Path};
 
 use ima_log::{Digest, Entry};
 
 use super::{Sink, SinkError, host_list::HostList};
-use crate::measure::{Anchorage, HostForm, HostKey};
+use crate::measure::{Anchorage, HostForm, HostKey, batch_number};
 
 /// The kernel's PCR (`CONFIG_IMA_MEASURE_PCR_IDX`, 10 wherever it was not changed).
 pub const HOST_PCR: u32 = 10;
@@ -34,8 +34,30 @@ pub(super) struct HostSink<S> {
     list: HostList,
     /// Given to the kernel, and not seen in the list.
     unseen: Vec<Entry>,
-    /// What the list had when it was first asked.
-    had: Option<HashSet<HostKey>>,
+    /// What the list had when it was opened, until something is given to it.
+    had: Option<Had>,
+}
+
+/// What a list has of ours.
+#[derive(Debug, Default)]
+struct Had {
+    keys: HashSet<HostKey>,
+    /// The highest number of a batch.
+    batch: Option<u64>,
+}
+
+impl Had {
+    fn note(&mut self, form: HostForm, entry: &Entry) {
+        let Some(key) = form.key_of_listed(entry) else {
+            return;
+        };
+        self.keys.insert(key);
+        let number = entry
+            .fields()
+            .ok()
+            .and_then(|fields| batch_number(fields.name));
+        self.batch = self.batch.max(number);
+    }
 }
 
 impl<S: Submit> HostSink<S> {
@@ -47,6 +69,10 @@ impl<S: Submit> HostSink<S> {
             unseen: Vec::new(),
             had: None,
         };
+        let mut had = Had::default();
+        let form = sink.submit.form();
+        sink.list.news(|entry| had.note(form, entry))?;
+        sink.had = Some(had);
         let event = crate::measure::PolicyEvent::sink(sink.submit.anchorage());
         let entry = Entry::ima_buf(
             HOST_PCR,
@@ -55,8 +81,10 @@ impl<S: Submit> HostSink<S> {
             event.payload.as_bytes(),
         );
         let entry = entry.map_err(|_| sink.unlisted(&event.name))?;
+        let had = sink.had.take();
         sink.extend(&entry, &[])?;
         sink.settle()?;
+        sink.had = had;
         Ok(sink)
     }
 
@@ -72,28 +100,28 @@ impl<S: Submit> HostSink<S> {
 
     /// Drops what the list has by now.
     fn look(&mut self) -> Result<(), SinkError> {
-        let form = self.submit.form();
+        let (form, wanted) = self.wanted();
         let mut keys = HashSet::new();
         self.list
-            .news(|entry| keys.extend(form.key_of_listed(entry)))?;
+            .news(|entry| note(form, &wanted, entry, &mut keys))?;
         self.drop_listed(&keys);
         Ok(())
     }
 
     /// The same with all of the list: the kernel may have had it for long.
     fn look_through(&mut self) -> Result<(), SinkError> {
-        let form = self.submit.form();
-        let wanted: HashSet<_> = self
-            .unseen
-            .iter()
-            .flat_map(|one| form.keys_of_own(one))
-            .collect();
+        let (form, wanted) = self.wanted();
         let mut keys = HashSet::new();
-        self.list.again()?.news(|entry| {
-            keys.extend(form.key_of_listed(entry).filter(|key| wanted.contains(key)));
-        })?;
+        let mut list = self.list.again()?;
+        list.news(|entry| note(form, &wanted, entry, &mut keys))?;
         self.drop_listed(&keys);
         Ok(())
+    }
+
+    fn wanted(&self) -> (HostForm, HashSet<HostKey>) {
+        let form = self.submit.form();
+        let unseen = self.unseen.iter();
+        (form, unseen.flat_map(|one| form.keys_of_own(one)).collect())
     }
 
     fn drop_listed(&mut self, keys: &HashSet<HostKey>) {
@@ -111,6 +139,13 @@ impl<S: Submit> HostSink<S> {
     }
 }
 
+fn note(form: HostForm, wanted: &HashSet<HostKey>, listed: &Entry, found: &mut HashSet<HostKey>) {
+    found.extend(
+        form.key_of_listed(listed)
+            .filter(|key| wanted.contains(key)),
+    );
+}
+
 impl<S: Submit> Sink for HostSink<S> {
     fn anchorage(&self) -> Anchorage {
         self.submit.anchorage()
@@ -125,27 +160,22 @@ impl<S: Submit> Sink for HostSink<S> {
         Ok(Vec::new())
     }
 
-    fn lists(&mut self, entry: &Entry) -> Result<Option<bool>, SinkError> {
-        let form = self.submit.form();
-        let had = match &mut self.had {
-            Some(had) => had,
-            had => {
-                let mut keys = HashSet::new();
-                self.list
-                    .again()?
-                    .news(|entry| keys.extend(form.key_of_listed(entry)))?;
-                had.insert(keys)
-            }
-        };
-        Ok(Some(
-            form.keys_of_own(entry).iter().any(|key| had.contains(key)),
-        ))
+    fn lists(&mut self, entry: &Entry) -> Option<bool> {
+        let had = self.had.as_ref()?;
+        let keys = self.submit.form().keys_of_own(entry);
+        Some(keys.iter().any(|key| had.keys.contains(key)))
+    }
+
+    fn last_batch(&self) -> Option<u64> {
+        self.had.as_ref()?.batch
     }
 
     fn extend(&mut self, entry: &Entry, _: &[Digest]) -> Result<(), SinkError> {
         self.had = None;
-        // Before: if it fails half way, the list tells.
-        self.unseen.push(entry.clone());
+        // Before: if it fails half way, the list tells. It may be here from a first try.
+        if self.unseen.last() != Some(entry) {
+            self.unseen.push(entry.clone());
+        }
         self.give(entry)
     }
 
@@ -245,7 +275,7 @@ mod tests {
         let mut sink = HostSink::open(kernel.clone(), list.path()).unwrap();
         assert_eq!(kernel.listed(), 1, "which sink it is");
         let (one, two) = (own("cima-ctx:0", b"v1;a"), own("cima-ctx:1", b"v1;b"));
-        assert_eq!(sink.lists(&one).unwrap(), Some(false));
+        assert_eq!(sink.lists(&one), Some(false));
         kernel.forgets(1);
         sink.extend(&one, &[]).unwrap();
         sink.extend(&two, &[]).unwrap();
@@ -253,7 +283,7 @@ mod tests {
         assert_eq!(kernel.listed(), 3);
         // What a crash left: it is in the list for long.
         let mut sink = HostSink::open(kernel.clone(), list.path()).unwrap();
-        assert_eq!(sink.lists(&one).unwrap(), Some(true));
+        assert_eq!(sink.lists(&one), Some(true));
         sink.extend(&one, &[]).unwrap();
         sink.settle().unwrap();
         assert_eq!(kernel.listed(), 3);

@@ -2,9 +2,10 @@
 //! Sink `ima-file`: an entry becomes a file that the agent reads, and an IMA rule has the kernel list what is read.
 //! No module, a stock kernel.
 //!
-//! The files lie on a tmpfs that is mounted nowhere: nobody has a path to it, and the kernel lists their bare names (`ima_d_path`
-//! falls back to them, `security/integrity/ima/ima_api.c`; seen on 6.1 and 6.12), as it does no other file's that has one. A file
-//! lives as long as it is read.
+//! The files lie in a directory of devtmpfs, reached by a mount that is nowhere: the kernel lists their bare names, as it does of every
+//! file whose path cannot be made (`ima_d_path`, `security/integrity/ima/ima_api.c`; seen on 6.1 and 6.12). The name alone
+//! is thus no proof of who made the file. The rule is: root of a container can give a file of a tmpfs to whomever it likes, but devtmpfs is
+//! mounted by the host's root only, and in none of its directories anybody else can make a file. A file lives as long as it is read.
 
 use std::{
     fs::File,
@@ -13,22 +14,20 @@ use std::{
 };
 
 use rustix::{
-    fs::{AtFlags, Mode, OFlags, Uid, fchown, openat, unlinkat},
-    mount::{
-        FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_string, fsmount,
-        fsopen,
-    },
+    fs::{AtFlags, Mode, OFlags, Uid, fchown, mkdirat, openat, unlinkat},
+    io::Errno,
+    mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen},
 };
 
 use super::{SinkError, host::Submit};
 use crate::measure::{Anchorage, HostForm, file_name};
 
-/// More than the largest entry has.
-const SIZE: &str = "64m";
-/// One file, and the directory.
-const INODES: &str = "16";
+/// There is one file system of this kind, in memory (`drivers/base/devtmpfs.c`).
+const FILE_SYSTEM: &str = "devtmpfs";
+/// Where files are made in it.
+const DIRECTORY: &str = ".cima";
 
-/// The tmpfs, and whom the files on it belong to.
+/// The directory, and whom the files in it belong to.
 #[derive(Debug)]
 pub(super) struct Files {
     dir: OwnedFd,
@@ -39,9 +38,9 @@ impl Files {
     /// With files of user `owner`, by whom the rule knows them.
     ///
     /// # Errors
-    /// The tmpfs cannot be made.
+    /// The directory cannot be made.
     pub(super) fn new(owner: u32) -> Result<Self, SinkError> {
-        let dir = tmpfs().map_err(|source| SinkError::Tmpfs { source })?;
+        let dir = directory().map_err(|source| SinkError::Files { source })?;
         Ok(Self { dir, owner })
     }
 
@@ -62,6 +61,13 @@ impl Files {
         )?);
         file.read_exact(&mut [0; 1])
     }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        match unlinkat(&self.dir, name, AtFlags::empty()) {
+            Err(Errno::NOENT) => Ok(()),
+            done => Ok(done?),
+        }
+    }
 }
 
 impl Submit for Files {
@@ -75,34 +81,44 @@ impl Submit for Files {
 
     fn submit(&mut self, name: &str, payload: &[u8]) -> Result<(), SinkError> {
         let name = file_name(name);
-        let listed = self.list(&name, payload);
-        let removed = unlinkat(&self.dir, &*name, AtFlags::empty()).map_err(io::Error::from);
+        // One may be there that an agent left which was killed.
+        let listed = self.remove(&name).and_then(|()| self.list(&name, payload));
         listed
-            .and(removed)
-            .map_err(|source| SinkError::Tmpfs { source })
+            .and(self.remove(&name))
+            .map_err(|source| SinkError::Files { source })
     }
 
     fn lacks(&self) -> String {
-        let owner = self.owner;
         format!(
-            "an IMA rule: `measure func=FILE_CHECK mask=MAY_READ fowner={owner}`, before any `dont_measure` of tmpfs. Put it into /etc/ima/ima-policy, which systemd loads at boot; or, once in a boot and if no other policy was loaded, write it to /sys/kernel/security/ima/policy"
+            "an IMA rule: `{}`, before any `dont_measure` of tmpfs. Put it into /etc/ima/ima-policy, which systemd loads at boot; or, once in a boot and if no other policy was loaded, write it to /sys/kernel/security/ima/policy. The rule does not help if IMA hashes with less than SHA-256 (ima_hash=) or lists by another template than ima-ng and ima-sig (ima_template=)",
+            rule(self.owner)
         )
     }
 }
 
-/// A tmpfs without a place.
-fn tmpfs() -> io::Result<OwnedFd> {
-    let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
-    for (key, value) in [("mode", "0700"), ("size", SIZE), ("nr_inodes", INODES)] {
-        fsconfig_set_string(&context, key, value)?;
-    }
+/// The rule that has the kernel list files of user `owner`.
+pub fn rule(owner: u32) -> String {
+    format!("measure func=FILE_CHECK mask=MAY_READ fsname={FILE_SYSTEM} fowner={owner}")
+}
+
+fn directory() -> io::Result<OwnedFd> {
+    let context = fsopen(FILE_SYSTEM, FsOpenFlags::FSOPEN_CLOEXEC)?;
     fsconfig_create(&context)?;
     let attributes = MountAttrFlags::MOUNT_ATTR_NOEXEC
         | MountAttrFlags::MOUNT_ATTR_NOSUID
         | MountAttrFlags::MOUNT_ATTR_NODEV;
-    Ok(fsmount(
-        &context,
-        FsMountFlags::FSMOUNT_CLOEXEC,
-        attributes,
-    )?)
+    let root = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?;
+    match mkdirat(&root, DIRECTORY, Mode::RWXU) {
+        Err(Errno::EXIST) | Ok(()) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let dir = openat(&root, DIRECTORY, flags | OFlags::RDONLY, Mode::empty())?;
+    let stat = rustix::fs::fstat(&dir)?;
+    if stat.st_uid != 0 || stat.st_mode & 0o077 != 0 {
+        return Err(io::Error::other(format!(
+            "/dev/{DIRECTORY} is not root's alone"
+        )));
+    }
+    Ok(dir)
 }

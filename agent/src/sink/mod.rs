@@ -15,6 +15,7 @@ mod rules;
 pub use choice::{Choice, choose};
 pub use host::HOST_PCR;
 pub use host_list::HOST_LIST;
+pub use ima_file::rule as ima_file_rule;
 pub use none::NoSink;
 pub use pcr::PcrSink;
 pub use rules::{PcrRefused, PcrWarning, kernel_ima_entries, pcr_rule};
@@ -84,9 +85,12 @@ pub enum SinkError {
     /// No module.
     #[error("the kernel module cima is not loaded (there is no /dev/cima)")]
     NoModule,
+    /// A list that nothing vouches for.
+    #[error("the kernel's IMA extends no TPM: {0}")]
+    Bypass(&'static str),
     /// Where entries become files.
-    #[error("an entry cannot be made a file on a tmpfs of cimad's own: {source}")]
-    Tmpfs {
+    #[error("an entry cannot be made a file on devtmpfs: {source}")]
+    Files {
         /// Why.
         #[source]
         source: std::io::Error,
@@ -140,12 +144,15 @@ pub trait Sink: Send {
     /// The TPM does not answer.
     fn read(&mut self) -> Result<Vec<Digest>, SinkError>;
 
-    /// Whether the kernel's list had this entry when it was first asked for; `None`: it is not anchored there.
-    ///
-    /// # Errors
-    /// The list cannot be read.
-    fn lists(&mut self, _entry: &Entry) -> Result<Option<bool>, SinkError> {
-        Ok(None)
+    /// Whether the kernel's list had this entry when the sink was opened; `None`: it is not anchored there, or something was
+    /// given to it since.
+    fn lists(&mut self, _entry: &Entry) -> Option<bool> {
+        None
+    }
+
+    /// The highest number of a batch that the kernel's list had by then.
+    fn last_batch(&self) -> Option<u64> {
+        None
     }
 
     /// Extends every allocated bank with its value for an entry: `values` has one for each, in

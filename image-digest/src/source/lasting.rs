@@ -47,7 +47,8 @@ pub(crate) fn lasting_mount(device: (u32, u32), reached: u64) -> u64 {
 
 /// That of the mount at `point`, if it is one of the file system on `device`: another may lie over it.
 fn number(point: &Path, device: (u32, u32)) -> io::Result<Option<u64>> {
-    let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
+    // Nobody's server is waited for: a mount of something else may lie over it.
+    let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT | AtFlags::STATX_DONT_SYNC;
     let stat = statx(CWD, point, flags, StatxFlags::INO | UNIQUE_MOUNT)?;
     let is_it = (stat.stx_dev_major, stat.stx_dev_minor) == device
         && stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT)

@@ -7,6 +7,8 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
+use ima_log::HashAlgorithm;
+
 use super::Scenario;
 use crate::agent::{CIMA, CIMAD, Site, eventually};
 use crate::claims::Claims;
@@ -24,7 +26,7 @@ pub(crate) const SCENARIO: Scenario = Scenario {
 const HOST_LIST: &str = "/sys/kernel/security/ima/binary_runtime_measurements";
 const HOST_ASCII: &str = "/sys/kernel/security/ima/ascii_runtime_measurements";
 const POLICY: &str = "/sys/kernel/security/ima/policy";
-const RULE: &str = "measure func=FILE_CHECK mask=MAY_READ fowner=60990\n";
+const RULE: &str = "measure func=FILE_CHECK mask=MAY_READ fsname=devtmpfs fowner=60990\n";
 /// From one execution of the container to the next.
 const EVERY: Duration = Duration::from_millis(50);
 const IMA_FILE: &str = "[sink]\nkind = \"ima-file\"\n";
@@ -53,13 +55,7 @@ fn play(claims: &mut Claims, _arguments: &[String]) {
     claims.claim(
         "a sink that is asked for by name and does not work is an error that says what it lacks",
         || {
-            for (kind, lack) in [
-                (
-                    "ima-file",
-                    "measure func=FILE_CHECK mask=MAY_READ fowner=60990",
-                ),
-                ("kernel", "/dev/cima"),
-            ] {
+            for (kind, lack) in [("ima-file", RULE.trim_end()), ("kernel", "/dev/cima")] {
                 let site = Site::new("sinks-none");
                 site.configure(&format!("[sink]\nkind = \"{kind}\"\n"));
                 let config = site.config();
@@ -162,16 +158,19 @@ fn play(claims: &mut Claims, _arguments: &[String]) {
             evmctl::agrees(Path::new(HOST_LIST));
         },
     );
-    claims.claim("the files that are read are nobody's to find", || {
-        let agent = site.start();
-        let mounts = agent.proc("mountinfo");
-        assert_eq!(
-            mounts,
-            fs::read_to_string("/proc/self/mountinfo").expect("proc"),
-            "no mount of its own"
-        );
-        agent.stop();
-    });
+    claims.claim(
+        "root of a container cannot put an entry there: not by a path that is too long, nor by a detached mount",
+        || {
+            let agent = site.start();
+            forge();
+            let host = fs::read_to_string(HOST_ASCII).expect("the kernel shows it");
+            let forged: Vec<_> = host.lines().filter(|line| line.contains("forged")).collect();
+            assert!(forged.is_empty(), "{forged:?}");
+            agent.stop();
+            let left = fs::read_dir("/dev/.cima").expect("the agent made it").count();
+            assert_eq!(left, 0, "files that are left");
+        },
+    );
     claims.claim(
         "a list that says what the kernel's does not is a break that is on record",
         || {
@@ -226,8 +225,44 @@ fn play(claims: &mut Claims, _arguments: &[String]) {
                 "{}",
                 site.log()
             );
+            // The new segment says all of it again.
+            let list = site.list().join("00000002.ima");
+            let own = listed(&list);
+            for part in ["binary", "probes", "policy", "admission"] {
+                let name = format!("cima-agent:{part}");
+                assert!(own.iter().any(|(_, own)| *own == name), "{name}: {own:?}");
+            }
         },
     );
+    claims.claim(
+        "a list that was removed is missed: the kernel's has its batches",
+        || {
+            fs::remove_dir_all(site.list()).expect("root can remove it");
+            site.start().stop();
+            let chain: Vec<_> = site
+                .policy_events()
+                .into_iter()
+                .filter(|(name, _)| name.starts_with("cima-violation:chain:"))
+                .collect();
+            assert!(
+                chain.len() == 1 && chain[0].1.contains("host-list-has"),
+                "{chain:?}"
+            );
+            all_listed(&site);
+        },
+    );
+}
+
+/// What root of a container may do by default: give a file of its own to that user, and read it where it has no path.
+fn forge() {
+    let script = "mount -t tmpfs none /tmp && cd /tmp
+        name=$(printf '%0250d' 0)
+        for level in $(seq 20); do mkdir $name && cd -P $name 2>/dev/null || cd $name; done
+        echo 'v1;forged' > cima-exec:forged:deep && chown 60990 cima-exec:forged:deep && cat cima-exec:forged:deep > /dev/null
+        mkdir /mnt/forge && mount -t tmpfs none /mnt/forge && cd /mnt/forge
+        echo 'v1;forged' > cima-exec:forged:detached && chown 60990 cima-exec:forged:detached
+        umount -l /mnt/forge && cat ./cima-exec:forged:detached > /dev/null && rmdir /mnt/forge";
+    process::run(&["unshare", "--mount", "bash", "-ec", script]).succeeded();
 }
 
 /// The list says what anchors it.
@@ -244,30 +279,34 @@ fn chosen(site: &Site, sink: &str) {
 #[track_caller]
 fn all_listed(site: &Site) {
     let host = fs::read_to_string(HOST_ASCII).expect("the kernel shows it");
-    let listed: BTreeSet<_> = host.lines().map(digest_and_name).collect();
-    let list = site.list();
-    let own = process::run(&[CIMA, "log", list.to_str().expect("a plain path")]).succeeded();
-    let mut count = 0;
-    for line in own.lines() {
-        let (digest, name) = digest_and_name(line);
-        let plain = name.replace('/', "%2F");
-        let is_it = |entry: &(&str, &str)| {
-            let is_name = if plain.len() < 254 {
-                entry.1 == plain
-            } else {
-                entry.1.len() == 254 && plain.starts_with(&entry.1[..189])
-            };
-            entry.0 == digest && is_name
-        };
-        assert!(listed.iter().any(is_it), "the kernel has not listed {line}");
-        count += 1;
+    let host: BTreeSet<_> = host.lines().map(digest_and_name).collect();
+    let own = listed(&site.list());
+    for (digest, name) in &own {
+        let mut file = name.replace('/', "%2F");
+        if file.len() > 253 {
+            let whole = HashAlgorithm::Sha256.digest(name.as_bytes()).to_string();
+            let whole = whole.split_once(':').expect("sha256:").1;
+            file = format!("{}~{whole}", &file[..189]);
+        }
+        let wanted = (digest.clone(), file);
+        assert!(
+            host.contains(&wanted),
+            "the kernel has not listed {wanted:?}"
+        );
     }
-    assert!(count > 5, "{count} entries");
+    assert!(own.len() > 5, "{own:?}");
+}
+
+/// Digest and name of each entry of a list.
+#[track_caller]
+fn listed(list: &Path) -> Vec<(String, String)> {
+    let own = process::run(&[CIMA, "log", list.to_str().expect("a plain path")]).succeeded();
+    own.lines().map(digest_and_name).collect()
 }
 
 /// Of a line of an ASCII list.
-fn digest_and_name(line: &str) -> (&str, &str) {
-    let mut words = line.split(' ').skip(3);
+fn digest_and_name(line: &str) -> (String, String) {
+    let mut words = line.split(' ').skip(3).map(str::to_owned);
     (
         words.next().unwrap_or_default(),
         words.next().unwrap_or_default(),
