@@ -72,6 +72,11 @@ pub(super) fn play(claims: &mut Claims) {
     claims.claim("what the caller knows of the file is taken", || {
         hashed_before(&kfunc);
     });
+    claims.claim(
+        "on overlayfs a writable mapping counts, whose file is closed",
+        || overlay(&kfunc),
+    );
+    claims.claim("two hundred random measurements", || random(&kfunc));
     claims.claim("twenty programs at once: each is listed, once", || {
         storm(&kfunc);
     });
@@ -231,6 +236,84 @@ fn violations(kfunc: &Kfunc) {
     assert_eq!(said_of(kfunc, &Measurement::PLAIN, &acts).returned, 0);
     let name = "cima-exec:unregistered:/memfd:s%20(deleted)";
     assert_eq!(host_list::count(name, &payload(&path)), 1, "a sealed memfd");
+}
+
+/// The writer is counted in the upper layer's inode, not in the overlay's.
+fn overlay(kfunc: &Kfunc) {
+    let dir = format!("{DIR}/overlay");
+    for part in ["lower", "upper", "work", "merged"] {
+        fs::create_dir_all(format!("{dir}/{part}")).expect("the root disk can be written");
+    }
+    let layers = format!("lowerdir={dir}/lower,upperdir={dir}/upper,workdir={dir}/work");
+    let merged = format!("{dir}/merged");
+    process::run(&["modprobe", "overlay"]).succeeded();
+    process::run(&["mount", "-t", "overlay", "-o", &layers, "o", &merged]).succeeded();
+    let path = format!("{merged}/written");
+    fs::write(&path, "written").expect("the overlay can be written");
+    let acts = ["write", &path, "share", "close", "open", &path, "map", "rx"];
+    assert_eq!(said_of(kfunc, &Measurement::PLAIN, &acts).returned, 0);
+    let name = format!("cima-violation:writer:unregistered:{path}");
+    let digest = format!("v1;writer;open;sha256:{}", sha256_of(&path));
+    assert_eq!(host_list::count(&name, &digest), 1, "{name}");
+    let acts = ["open", &path, "map", "rx"];
+    assert_eq!(said_of(kfunc, &Measurement::PLAIN, &acts).returned, 0);
+    let name = format!("cima-exec:unregistered:{path}");
+    assert_eq!(host_list::count(&name, &payload(&path)), 1, "{name}, later");
+    process::run(&["umount", &merged]).succeeded();
+}
+
+/// Whatever a program passes, it gets an errno or an entry of the documented form.
+fn random(kfunc: &Kfunc) {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut any = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        u32::try_from(state >> 32).expect("it is half of it")
+    };
+    let before = host_list::entries().len();
+    let mut listed = 0;
+    for _ in 0..200 {
+        let small = any() % 8;
+        let measurement = Measurement {
+            provenance: if small < 6 { small / 2 } else { any() },
+            flags: if any() % 4 > 0 { any() % 8 } else { any() },
+            image: if small < 4 {
+                [0; 32]
+            } else {
+                [any().to_ne_bytes()[0]; 32]
+            },
+            error: [0, -1, -4095, any().cast_signed()][any() as usize % 4],
+            algorithm: [SHA256, any() % 32, any()][any() as usize % 3],
+            digest: [any().to_ne_bytes()[1]; 64],
+        };
+        match said_of(kfunc, &measurement, &["fork"]).returned {
+            0 => listed += 1,
+            EEXIST | EINVAL => {}
+            other => panic!("{measurement:?} gives {other}"),
+        }
+    }
+    let entries = host_list::entries().split_off(before);
+    assert_eq!(
+        entries.len(),
+        listed,
+        "those it was told of are in the list"
+    );
+    let image = |text: &str| {
+        ["unregistered", "unmeasured"].contains(&text)
+            || text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
+    };
+    for entry in &entries {
+        let name = entry.name.replace("sha256:", "");
+        let parts: Vec<&str> = name.split(':').collect();
+        let fine = match parts[..] {
+            ["cima-exec", of, path] => image(of) && path == PROGRAM,
+            ["cima-violation", "hash" | "writer", of, path] => image(of) && path == PROGRAM,
+            _ => false,
+        };
+        assert!(fine && entry.payload.starts_with(b"v1;"), "{entry:?}");
+    }
+    println!("     {listed} of them are listed");
 }
 
 /// A program below directories whose names are longer than `PATH_MAX` together.
