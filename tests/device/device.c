@@ -7,7 +7,7 @@
  *   unload                  delete_module(2) without waiting; says OK or the errno's name
  *   hold                    opens it, says "ready" and waits for a line
  *   refusals                everything that must be refused, and how; fails if it is not
- *   storm PROCESSES ENTRIES each writes that many, at once; says how many are listed
+ *   storm PROCESSES ENTRIES each writes that many, 255 at most, at once; says how many are listed
  *   kill SECONDS            writers that are killed, closed and forked under way
  *   pester SECONDS          opens, writes and closes whether it is there or not
  *   fuzz SECONDS SEED       random calls with random arguments
