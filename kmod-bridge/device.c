@@ -28,7 +28,8 @@
 #include "cima.h"
 
 static const char * const allowed_names[] = {
-	CIMA_NAME_AGENT, CIMA_NAME_IMAGE, CIMA_NAME_CONTEXT, CIMA_NAME_VIOLATION,
+	CIMA_NAME_AGENT, CIMA_NAME_SINK, CIMA_NAME_IMAGE, CIMA_NAME_CONTEXT,
+	CIMA_NAME_VIOLATION,
 };
 
 static bool is_allowed_name(const char *name, size_t length)

@@ -52,6 +52,7 @@ struct cima_entry {
  * executed is said by the kernel side alone. Payloads start with "v1;".
  */
 #define CIMA_NAME_AGENT		"cima-agent:"
+#define CIMA_NAME_SINK		"cima-sink:"
 #define CIMA_NAME_IMAGE		"cima-image:"
 #define CIMA_NAME_CONTEXT	"cima-ctx:"
 #define CIMA_NAME_VIOLATION	"cima-violation:"

@@ -407,9 +407,10 @@ static void *odd_pointer(void)
 static size_t odd_record(char *at)
 {
 	static const char *const prefixes[] = {
-		CIMA_NAME_AGENT, CIMA_NAME_IMAGE, CIMA_NAME_CONTEXT, CIMA_NAME_VIOLATION, "cima-exec:",
+		CIMA_NAME_AGENT, CIMA_NAME_SINK, CIMA_NAME_IMAGE, CIMA_NAME_CONTEXT,
+		CIMA_NAME_VIOLATION, "cima-exec:",
 	};
-	const char *prefix = prefixes[any() % 5];
+	const char *prefix = prefixes[any() % 6];
 	uint32_t name = strlen(prefix) + any() % 64, payload = 3 + any() % 512;
 	struct cima_entry entry = sizes(name, payload);
 	size_t length = sizeof(entry) + name + payload;

@@ -39,12 +39,13 @@ pub(super) fn play(claims: &mut Claims) {
                     "cima-violation:loss:unregistered:".to_owned(),
                     "v1;loss;cause=x".to_owned(),
                 ),
+                ("cima-sink:kernel".to_owned(), "v1;sink=kernel".to_owned()),
                 ("cima-agent:binary".to_owned(), "v1;sha256:00".to_owned()),
             ] {
                 assert_eq!(submit(&name, &payload), "LISTED");
                 assert_eq!(host_list::count(&name, &payload), 1, "{name} in the list");
             }
-            assert_eq!(counter("listed"), 4);
+            assert_eq!(counter("listed"), 5);
         },
     );
     claims.claim(
