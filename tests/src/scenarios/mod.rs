@@ -19,6 +19,7 @@ mod handover;
 mod images;
 mod lifecycle;
 mod measures;
+mod module;
 mod powercut;
 mod refusals;
 mod selftest;
@@ -51,6 +52,7 @@ pub(crate) const ALL: &[Scenario] = &[
     powercut::SCENARIO,
     sinks::SCENARIO,
     floods::SCENARIO,
+    module::SCENARIO,
     images::SCENARIO,
     containers::SCENARIO,
     admission::SCENARIO,
