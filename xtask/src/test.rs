@@ -81,6 +81,7 @@ const SCENARIOS: &[Scenario] = &[
         resets: 6,
         ..scenario("powercut", 5)
     },
+    scenario("sinks", 5),
     scenario("floods", 10),
     scenario("module", 6),
     scenario("images", 12),
