@@ -4,6 +4,7 @@
 
 mod command;
 mod evmctl;
+mod host_list;
 mod images;
 mod list;
 mod log;
