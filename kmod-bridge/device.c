@@ -28,8 +28,8 @@
 #include "cima.h"
 
 static const char * const allowed_names[] = {
-	CIMA_NAME_AGENT, CIMA_NAME_SINK, CIMA_NAME_IMAGE, CIMA_NAME_CONTEXT,
-	CIMA_NAME_VIOLATION,
+	CIMA_NAME_AGENT, CIMA_NAME_EXEC, CIMA_NAME_SINK, CIMA_NAME_IMAGE,
+	CIMA_NAME_CONTEXT, CIMA_NAME_VIOLATION,
 };
 
 static bool is_allowed_name(const char *name, size_t length)
@@ -63,7 +63,7 @@ static int check_sizes(const struct cima_entry *entry, size_t count)
 	if (entry->name_length > CIMA_NAME_MAX ||
 	    entry->payload_length > CIMA_PAYLOAD_MAX)
 		return -EMSGSIZE;
-	/* Both are below 2^17 here: the sum cannot wrap. */
+	/* Both are below 2^21 here: the sum cannot wrap. */
 	if (count - sizeof(*entry) != entry->name_length + entry->payload_length)
 		return -EINVAL;
 	return 0;

@@ -220,8 +220,10 @@ static int measure(struct said *said, struct file *file)
 	/* IMA hashes as many bytes as the size says: none of a device. */
 	if (type != S_IFREG)
 		return list_unhashed(said, "type", type);
-	writer = m->flags & CIMA_WRITER || has_writer(file);
+	/* Who hashed it looked for writers then: the answer of now is another. */
+	writer = m->flags & CIMA_WRITER;
 	if (!(m->flags & CIMA_HASHED)) {
+		writer = writer || has_writer(file);
 		take_hash(file, m);
 		/* Who opened it after the first look may have changed it. */
 		writer = writer || has_writer(file);

@@ -37,7 +37,7 @@
 /* Bytes. A name of the longest path, every byte of it escaped, is shorter. */
 #define CIMA_NAME_MAX		16383
 /* Bytes. IMA keeps payloads in one piece of memory that is never swapped. */
-#define CIMA_PAYLOAD_MAX	65535
+#define CIMA_PAYLOAD_MAX	(1 << 20)
 
 struct cima_entry {
 	__u32 version;		/* CIMA_ENTRY_VERSION */
@@ -48,10 +48,12 @@ struct cima_entry {
 
 /*
  * Names start with one of these and go on with printable ASCII other than
- * space; % is followed by two of 0-9A-F. "cima-exec:" is refused: what was
- * executed is said by the kernel side alone. Payloads start with "v1;".
+ * space; % is followed by two of 0-9A-F. Payloads start with "v1;". What was
+ * executed is said by the kernel side before it runs; by the device, only what
+ * that could not list, for lack of memory or since the module came later.
  */
 #define CIMA_NAME_AGENT		"cima-agent:"
+#define CIMA_NAME_EXEC		"cima-exec:"
 #define CIMA_NAME_SINK		"cima-sink:"
 #define CIMA_NAME_IMAGE		"cima-image:"
 #define CIMA_NAME_CONTEXT	"cima-ctx:"

@@ -127,7 +127,7 @@ static void headers(int fd)
 static void content(int fd)
 {
 	static const char *const names[] = {
-		"cima-exec:unregistered:/x", "boot_aggregate", "cima", "cima-ctx", "cima-ctx:",
+		"boot_aggregate", "cima", "cima-ctx", "cima-ctx:",
 		"cima-other:x", " cima-ctx:1", "CIMA-CTX:1", "cima-ctx:a b", "cima-ctx:a\nb",
 		"cima-ctx:\x7f", "cima-ctx:\x80", "cima-ctx:\xff", "cima-ctx:%", "cima-ctx:%4",
 		"cima-ctx:%ff", "cima-ctx:%G0", "cima-ctx:%%", "cima-ctx:\x01", "/etc/passwd",
