@@ -6,6 +6,7 @@ use std::{fs, io, path::Path};
 
 use super::{
     HOST_LIST, HOST_PCR, NoSink, PcrSink, Sink, SinkError,
+    device::Device,
     host::HostSink,
     ima_file::Files,
     rules::{kernel_ima_entries, pcr_rule},
@@ -108,7 +109,11 @@ fn is_absent(error: &SinkError) -> bool {
 
 fn open(anchorage: Anchorage, config: &SinkConfig) -> Result<Box<dyn Sink>, SinkError> {
     Ok(match anchorage {
-        Anchorage::Kernel => return Err(SinkError::NoModule),
+        Anchorage::Kernel => {
+            let device = Device::open()?;
+            is_extended()?;
+            Box::new(HostSink::open(device, Path::new(HOST_LIST))?)
+        }
         Anchorage::ImaFile => {
             is_extended()?;
             let files = Files::new(config.ima_owner)?;
