@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `cargo xtask build module`: kmod-bridge for each kernel that guests have, by the
-//! Makefile that DKMS calls, and the BPF program that calls its kfunc in a scenario.
+//! Makefile that DKMS calls, and the BPF programs that call its kfunc.
 //!
 //! Staged as `lib/cima-SERIES.ko`, beside it what a build without BTF would give, and
-//! `lib/measure.bpf.o`. A module whose sources and
+//! `lib/cima-list.o` and, for a scenario, `lib/measure.bpf.o`. A module whose sources and
 //! headers are those of the last time is left as it is.
 
 use std::fs;
@@ -40,7 +40,7 @@ pub(crate) fn build() -> Result<(), Error> {
     for series in Series::ALL {
         module(series, &guests.headers(series)?, &resolver)?;
     }
-    program()
+    programs()
 }
 
 fn module(series: Series, headers: &Headers, resolver: &Path) -> Result<(), Error> {
@@ -115,20 +115,25 @@ fn source(name: &str) -> PathBuf {
     workspace::root().join("kmod-bridge").join(name)
 }
 
-/// Compiles the BPF program of the scenario `module`: once, for both kernels (CO-RE).
-fn program() -> Result<(), Error> {
-    let source = workspace::root().join("tests/bpf/measure.bpf.c");
-    let object = workspace::stage().join("lib/measure.bpf.o");
-    let mut clang = Command::new("clang");
-    clang
-        .args([
-            "-target", "bpf", "-mcpu=v3", "-O2", "-g", "-Wall", "-Werror",
-        ])
-        .args(["-D__TARGET_ARCH_x86", "-I"])
-        .arg(workspace::root().join("kmod-bridge/uapi"))
-        // <linux/types.h> wants <asm/types.h>, which Debian keeps by architecture.
-        .args(["-I", "/usr/include/x86_64-linux-gnu", "-c", "-o"])
-        .args([&object, &source]);
-    run_tool("Compiling tests/bpf", &mut clang)?;
+/// Compiles the BPF programs that call the module, those of the sink `kernel` and that of the scenario `module`: once, for both
+/// kernels (CO-RE).
+fn programs() -> Result<(), Error> {
+    for (source, name) in [
+        ("kmod-bridge/bpf/list.bpf.c", "cima-list.o"),
+        ("tests/bpf/measure.bpf.c", "measure.bpf.o"),
+    ] {
+        let object = workspace::stage().join("lib").join(name);
+        let mut clang = Command::new("clang");
+        clang
+            .args([
+                "-target", "bpf", "-mcpu=v3", "-O2", "-g", "-Wall", "-Werror",
+            ])
+            .args(["-D__TARGET_ARCH_x86", "-I"])
+            .arg(workspace::root().join("kmod-bridge/uapi"))
+            // <linux/types.h> wants <asm/types.h>, which Debian keeps by architecture.
+            .args(["-I", "/usr/include/x86_64-linux-gnu", "-c", "-o"])
+            .args([&object, &workspace::root().join(source)]);
+        run_tool("Compiling what calls the module", &mut clang)?;
+    }
     Ok(())
 }

@@ -82,6 +82,7 @@ const SCENARIOS: &[Scenario] = &[
         ..scenario("powercut", 5)
     },
     scenario("sinks", 5),
+    scenario("outrun", 6),
     scenario("floods", 10),
     scenario("module", 6),
     scenario("images", 12),

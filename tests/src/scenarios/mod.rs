@@ -20,6 +20,7 @@ mod images;
 mod lifecycle;
 mod measures;
 mod module;
+mod outrun;
 mod powercut;
 mod refusals;
 mod selftest;
@@ -51,6 +52,7 @@ pub(crate) const ALL: &[Scenario] = &[
     faults::SCENARIO,
     powercut::SCENARIO,
     sinks::SCENARIO,
+    outrun::SCENARIO,
     floods::SCENARIO,
     module::SCENARIO,
     images::SCENARIO,
