@@ -7,7 +7,7 @@ mod command;
 mod engine;
 mod install;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use cima_hook::{client::AskError, file::FileError};
 use clap::{Args, Subcommand};
@@ -121,10 +121,4 @@ pub fn run(args: &HookArgs) -> Result<Outcome, HookError> {
         HookCommand::Uninstall(args) => install::uninstall(args),
         HookCommand::Check(args) => check::run(args),
     }
-}
-
-/// An absolute path below another root.
-fn below(root: &Path, path: impl AsRef<Path>) -> PathBuf {
-    let path = path.as_ref();
-    root.join(path.strip_prefix("/").unwrap_or(path))
 }

@@ -2,21 +2,19 @@
 //! Which sink. `auto` takes the first that works, from the one that vouches for most to none at all. A list that was begun
 //! goes on as it began: an anchor cannot be changed without a break.
 
-use std::{fs, io, path::Path};
+use std::{io, path::Path};
 
 use super::{
-    HOST_LIST, HOST_PCR, NoSink, PcrSink, Sink, SinkError,
+    HOST_LIST, NoSink, PcrSink, Sink, SinkError,
     host::HostSink,
     ima_file::Files,
-    rules::{kernel_ima_entries, pcr_rule},
+    rules::{is_extended, kernel_ima_entries, pcr_rule},
 };
 use crate::{
     config::{SinkConfig, SinkKind},
+    machine::Machine,
     measure::Anchorage,
 };
-
-/// The first TPM, of which IMA takes its (`Documentation/ABI/stable/sysfs-class-tpm`, Linux 5.12).
-const TPM: &str = "/sys/class/tpm/tpm0";
 
 /// The sink, and why.
 pub struct Choice {
@@ -87,21 +85,6 @@ fn why(others: &[String]) -> String {
     others.join("; ")
 }
 
-/// IMA goes on without a TPM, or with one that came too late, and extends nothing (`ima_init`, `security/integrity/ima/ima_init.c`).
-/// Its PCR then holds zeros; else at least the boot aggregate.
-fn is_extended() -> Result<(), SinkError> {
-    let tpm = fs::read_dir(TPM).map_err(|_| SinkError::Bypass("there is none"))?;
-    let banks = tpm
-        .flatten()
-        .filter(|entry| entry.file_name().to_string_lossy().starts_with("pcr-"));
-    let value = |bank: fs::DirEntry| fs::read_to_string(bank.path().join(HOST_PCR.to_string()));
-    let mut values = banks.flat_map(value);
-    if values.any(|value| value.trim().bytes().any(|digit| digit != b'0')) {
-        return Ok(());
-    }
-    Err(SinkError::Bypass("its PCR 10 is untouched"))
-}
-
 fn is_absent(error: &SinkError) -> bool {
     matches!(error, SinkError::Device { source, .. } if source.kind() == io::ErrorKind::NotFound)
 }
@@ -110,12 +93,12 @@ fn open(anchorage: Anchorage, config: &SinkConfig) -> Result<Box<dyn Sink>, Sink
     Ok(match anchorage {
         Anchorage::Kernel => return Err(SinkError::NoModule),
         Anchorage::ImaFile => {
-            is_extended()?;
+            is_extended(&Machine::here())?;
             let files = Files::new(config.ima_owner)?;
             Box::new(HostSink::open(files, Path::new(HOST_LIST))?)
         }
         Anchorage::Pcr => {
-            let warning = pcr_rule(config.pcr, kernel_ima_entries())?;
+            let warning = pcr_rule(config.pcr, kernel_ima_entries(&Machine::here()))?;
             // Of a PCR that is asked for by name it was said before.
             if let Some(warning) = warning.filter(|_| config.kind == SinkKind::Auto) {
                 tracing::warn!("PCR {} {warning}", config.pcr);

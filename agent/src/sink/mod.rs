@@ -18,7 +18,7 @@ pub use host_list::HOST_LIST;
 pub use ima_file::rule as ima_file_rule;
 pub use none::NoSink;
 pub use pcr::PcrSink;
-pub use rules::{PcrRefused, PcrWarning, kernel_ima_entries, pcr_rule};
+pub use rules::{PcrRefused, PcrWarning, is_extended, kernel_ima_entries, pcr_rule};
 
 use ima_log::{Digest, Entry, HashAlgorithm};
 

@@ -18,13 +18,14 @@ use serde_json::{Value, json};
 use tonic::Code;
 
 use super::{
-    HookError, below, command,
+    HookError, command,
     engine::{self, Engine, HookFile},
     install::{program_fault, read},
 };
 use crate::{
     cli::{unless_broken_pipe, verdict::Paint},
     exit::Outcome,
+    machine::below,
 };
 
 /// What an engine may take for a command that makes nothing.

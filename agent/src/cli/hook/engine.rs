@@ -13,6 +13,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use toml_edit::{Array, DocumentMut, Item, Table, value};
 
+use crate::machine::below;
+
 /// The file of podman and CRI-O.
 pub(super) const HOOKS_D: &str = "/usr/share/containers/oci/hooks.d/cima.json";
 /// docker's.
@@ -43,7 +45,8 @@ pub enum Engine {
 }
 
 impl Engine {
-    pub(super) const ALL: [Self; 4] = [Self::Podman, Self::CriO, Self::Docker, Self::Containerd];
+    pub(super) const ALL: [Self; 4] =
+        [Self::Podman, Self::CriO, Self::Docker, Self::Containerd];
 
     /// The program that makes a machine one where it is installed.
     pub(super) fn program(self) -> &'static str {
@@ -53,6 +56,14 @@ impl Engine {
             Self::Docker => "dockerd",
             Self::Containerd => "containerd",
         }
+    }
+
+    /// Whether it is, on the machine with this root.
+    pub(super) fn is_installed(self, root: &Path) -> bool {
+        let program = |directory| below(root, directory).join(self.program());
+        DIRECTORIES
+            .into_iter()
+            .any(|directory| program(directory).is_file())
     }
 
     /// Whether it has hooks; the others get a runtime.
