@@ -187,14 +187,20 @@ pub(crate) fn lsm(machine: &Machine) -> Result<String, Missing> {
     Err(Missing::BpfLsm { active, parameter })
 }
 
-/// The boot parameter that adds `bpf`.
+/// The boot parameter that adds `bpf`, and loses none. `integrity` has no hooks and is not in the list of active ones; but Linux before
+/// 6.4 boots without it if the parameter does not name it, and panics as soon as IMA measures
+/// (`integrity_inode_get`, `security/integrity/iint.c`).
 fn lsm_parameter(active: &str) -> String {
-    // The parameter does not take `capability`, which is always there.
-    let others: Vec<_> = active
+    // Not taken from the parameter: always there, first or last.
+    let fixed = ["capability", "ima", "evm", "integrity", ""];
+    // It becomes part of a command line.
+    let is_name = |name: &str| name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+    let mut names: Vec<_> = active
         .split(',')
-        .filter(|lsm| *lsm != "capability")
+        .filter(|name| is_name(name) && !fixed.contains(name))
         .collect();
-    format!("lsm={},bpf", others.join(","))
+    names.extend(["integrity", "bpf"]);
+    format!("lsm={}", names.join(","))
 }
 
 pub(crate) fn ima(machine: &Machine) -> Result<(), Missing> {
@@ -281,5 +287,24 @@ mod tests {
         );
         assert!(supported("6.13.1").is_err());
         assert!(supported("garbage").is_err());
+    }
+
+    #[test]
+    fn the_boot_parameter_adds_bpf_and_keeps_what_a_kernel_needs() {
+        let cases = [
+            (
+                "capability,landlock,yama,apparmor,tomoyo",
+                "lsm=landlock,yama,apparmor,tomoyo,integrity,bpf",
+            ),
+            (
+                "lockdown,capability,yama,ima,evm",
+                "lsm=lockdown,yama,integrity,bpf",
+            ),
+            ("", "lsm=integrity,bpf"),
+            ("yama,$(reboot),\x1b[2J", "lsm=yama,integrity,bpf"),
+        ];
+        for (active, parameter) in cases {
+            assert_eq!(lsm_parameter(active), parameter, "{active}");
+        }
     }
 }
