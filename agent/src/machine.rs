@@ -3,6 +3,7 @@
 //! root looks. Reads only. Called by `preflight`, `sink` and the commands that look at a host.
 
 use std::{
+    error::Error,
     fs::File,
     io::{self, Read as _},
     path::{Path, PathBuf},
@@ -34,6 +35,13 @@ impl Machine {
             root: root.to_owned(),
             by_root: rustix::process::geteuid().is_root(),
         }
+    }
+
+    /// As if root looked, or not.
+    #[cfg(test)]
+    pub(crate) fn seen_by_root(mut self, by_root: bool) -> Self {
+        self.by_root = by_root;
+        self
     }
 
     /// Whether root looks.
@@ -97,4 +105,17 @@ impl Machine {
 pub fn below(root: &Path, path: impl AsRef<Path>) -> PathBuf {
     let path = path.as_ref();
     root.join(path.strip_prefix("/").unwrap_or(path))
+}
+
+/// Whether an error comes from a right that the caller has not.
+pub fn is_denied(error: &(dyn Error + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let io = error.downcast_ref::<io::Error>();
+        if io.is_some_and(|io| io.kind() == io::ErrorKind::PermissionDenied) {
+            return true;
+        }
+        next = error.source();
+    }
+    false
 }

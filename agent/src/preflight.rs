@@ -18,7 +18,7 @@ const OLDEST: (u32, u32) = (6, 1);
 /// The newest whose structures the probes know: overlayfs keeps its files otherwise from 6.13 on.
 const NEWEST: (u32, u32) = (6, 12);
 /// Active LSMs, comma-separated.
-const LSM: &str = "/sys/kernel/security/lsm";
+pub(crate) const LSM: &str = "/sys/kernel/security/lsm";
 /// `uname -r`.
 const RELEASE: &str = "/proc/sys/kernel/osrelease";
 /// The kernel's own IMA.

@@ -13,6 +13,7 @@ use cima_hook::{client::AskError, file::FileError};
 use clap::{Args, Subcommand};
 
 pub use check::CheckArgs;
+pub(in crate::cli) use check::{Findings, Fires, answers, try_it};
 pub use command::CommandError;
 pub use engine::{Engine, FormatError};
 pub use install::{InstallArgs, UninstallArgs};

@@ -16,6 +16,20 @@ use crate::{
     measure::Anchorage,
 };
 
+/// In which `auto` tries them; what remains is none.
+pub(crate) const ORDER: [Anchorage; 3] = [Anchorage::Kernel, Anchorage::ImaFile, Anchorage::Pcr];
+
+/// The one that a configuration asks for; of `auto` none.
+pub(crate) fn named(kind: SinkKind) -> Option<Anchorage> {
+    match kind {
+        SinkKind::Auto => None,
+        SinkKind::Kernel => Some(Anchorage::Kernel),
+        SinkKind::ImaFile => Some(Anchorage::ImaFile),
+        SinkKind::Pcr => Some(Anchorage::Pcr),
+        SinkKind::None => Some(Anchorage::None),
+    }
+}
+
 /// The sink, and why.
 pub struct Choice {
     /// It works.
@@ -35,14 +49,7 @@ pub fn choose(config: &SinkConfig, kept: Option<Anchorage>) -> Result<Choice, Si
             why: why.to_owned(),
         })
     };
-    let anchorage = match config.kind {
-        SinkKind::Auto => None,
-        SinkKind::Kernel => Some(Anchorage::Kernel),
-        SinkKind::ImaFile => Some(Anchorage::ImaFile),
-        SinkKind::Pcr => Some(Anchorage::Pcr),
-        SinkKind::None => Some(Anchorage::None),
-    };
-    match (anchorage, kept) {
+    match (named(config.kind), kept) {
         (Some(anchorage), _) => chosen(anchorage, "it is what the configuration says"),
         // Nothing vouches for it so far: whatever works is better, and a break is what it is.
         (None, Some(kept)) if kept != Anchorage::None => {
@@ -59,7 +66,7 @@ pub fn choose(config: &SinkConfig, kept: Option<Anchorage>) -> Result<Choice, Si
 /// The first that works.
 fn first(config: &SinkConfig) -> Result<Choice, SinkError> {
     let mut others = Vec::new();
-    for anchorage in [Anchorage::Kernel, Anchorage::ImaFile, Anchorage::Pcr] {
+    for anchorage in ORDER {
         match open(anchorage, config) {
             Ok(sink) => {
                 return Ok(Choice {

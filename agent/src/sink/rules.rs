@@ -9,8 +9,11 @@ use crate::machine::Machine;
 /// Entries of the kernel's own IMA list, if it keeps one.
 const IMA_COUNT: &str = "/sys/kernel/security/ima/runtime_measurements_count";
 
+/// The rule that has the kernel list what the module says.
+pub const KERNEL_RULE: &str = "measure func=CRITICAL_DATA label=cima";
+
 /// The first TPM, of which IMA takes its (`Documentation/ABI/stable/sysfs-class-tpm`, Linux 5.12).
-const TPM: &str = "/sys/class/tpm/tpm0";
+pub const TPM: &str = "/sys/class/tpm/tpm0";
 
 /// Why a PCR is refused.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
