@@ -89,6 +89,8 @@ pub struct AdmissionConfig {
 pub struct ProbesConfig {
     /// The eBPF object.
     pub object: PathBuf,
+    /// The eBPF object of the sink `kernel`.
+    pub lister: PathBuf,
     /// Where programs, links and maps are pinned: below a BPF file system.
     pub pin_dir: PathBuf,
     /// Size of the kernel's ring buffer in bytes: a power of two of at least a page.
@@ -152,6 +154,7 @@ impl Default for ProbesConfig {
     fn default() -> Self {
         Self {
             object: "/usr/lib/cima/cima-probes.o".into(),
+            lister: "/usr/lib/cima/cima-list.o".into(),
             pin_dir: "/sys/fs/bpf/cima".into(),
             ring_bytes: 16 << 20,
             debug: false,

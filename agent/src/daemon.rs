@@ -154,8 +154,7 @@ pub async fn run(config: &Config, config_bytes: &[u8]) -> Result<(), DaemonError
         return Err(DaemonError::Missing(report.missing));
     }
     let (policy, policy_bytes) = read_policy(&config.policy)?;
-    let object = fs::read(&config.probes.object)
-        .map_err(doing(format!("read {}", config.probes.object.display())))?;
+    let object = read_object(&config.probes.object)?;
     let admission = read_admission(&config.admission.rules)?;
     let host = host().map_err(doing("look at the namespaces and the root of process 1"))?;
     let mut reload = signal(SignalKind::hangup()).map_err(doing("catch signals"))?;
@@ -164,19 +163,6 @@ pub async fn run(config: &Config, config_bytes: &[u8]) -> Result<(), DaemonError
     for dir in [&config.state_dir, &config.probes.pin_dir] {
         std::mem::forget(lock(dir)?);
     }
-    let offsets = Offsets::from_running_kernel()?;
-    let settings = Settings {
-        object: &object,
-        offsets: &offsets,
-        ring_bytes: config.probes.ring_bytes,
-        debug: config.probes.debug,
-        pin_dir: &config.probes.pin_dir,
-    };
-    let mut attached = Probes::attach(&settings, clock::boot_ns())?;
-    let self_test = SelfTest::run(&mut attached.probes, &policy.scope(&host)).await?;
-    tracing::info!("the probes are attached and read this kernel's structures correctly");
-
-    let metrics = Arc::new(Metrics::default());
     let origin = origin().map_err(doing(format!("read {BOOT_ID}")))?;
     let Choice { sink, why } = choose(
         &config.sink,
@@ -192,18 +178,37 @@ pub async fn run(config: &Config, config_bytes: &[u8]) -> Result<(), DaemonError
             "there is no TPM: nothing vouches for the list; the next start looks again"
         );
     }
+    let lister = match anchorage {
+        Anchorage::Kernel => Some(read_object(&config.probes.lister)?),
+        _ => None,
+    };
+    let offsets = Offsets::from_running_kernel()?;
+    let settings = Settings {
+        object: &object,
+        lister: lister.as_deref(),
+        offsets: &offsets,
+        ring_bytes: config.probes.ring_bytes,
+        debug: config.probes.debug,
+        pin_dir: &config.probes.pin_dir,
+    };
+    let mut attached = Probes::attach(&settings, clock::boot_ns())?;
+    let self_test = SelfTest::run(&mut attached.probes, &policy.scope(&host)).await?;
+    tracing::info!("the probes are attached and read this kernel's structures correctly");
+
+    let metrics = Arc::new(Metrics::default());
     let pcr = sink.pcr().unwrap_or(config.sink.pcr);
     let sink = Box::new(Timed::new(sink, Arc::clone(&metrics)));
     let (mut ledger, opened) = Ledger::open(&config.state_dir, origin, sink, pcr)?;
     report_opened(&opened, &ledger);
     let digest = |bytes: &[u8]| HashAlgorithm::Sha256.digest(bytes);
-    let parts = [
+    let mut parts = vec![
         (SelfPart::Binary, self_test.binary),
         (SelfPart::Probes, digest(&object)),
         (SelfPart::Config, digest(config_bytes)),
         (SelfPart::Policy, digest(&policy_bytes)),
         (SelfPart::Admission, digest_of(&admission)),
     ];
+    parts.extend(lister.map(|lister| (SelfPart::Lister, digest(&lister))));
     let (probes, queue) = handover::go_on(attached, &mut ledger, &opened, (anchorage, &parts))?;
     let losses = Losses::reported(ledger.losses());
     let listen = config.listen().unwrap_or_default();
@@ -412,6 +417,10 @@ fn ticks() -> Interval {
     let mut ticks = interval(COUNTERS);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     ticks
+}
+
+fn read_object(path: &Path) -> Result<Vec<u8>, DaemonError> {
+    fs::read(path).map_err(doing(format!("read {}", path.display())))
 }
 
 fn read_policy(path: &Path) -> Result<(MeasurementPolicy, Vec<u8>), DaemonError> {

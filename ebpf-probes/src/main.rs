@@ -23,6 +23,7 @@ mod copy_namespaces;
 mod file;
 mod file_mprotect;
 mod file_open;
+mod hand;
 mod inode_setattr;
 mod kernel;
 mod kernel_load_data;

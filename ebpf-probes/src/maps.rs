@@ -9,7 +9,7 @@ use aya_ebpf::{
 };
 pub use cima_abi::Stat;
 use cima_abi::{
-    LOSS_COUNT, Loss, MOUNT_SLOTS, MountNs, SELF_TEST_BYTES, STAT_COUNT, Scope, WRITE_SLOTS,
+    Handed, LOSS_COUNT, Loss, MOUNT_SLOTS, MountNs, SELF_TEST_BYTES, STAT_COUNT, Scope, WRITE_SLOTS,
 };
 
 use crate::{
@@ -57,6 +57,10 @@ pub static SAID: LruHashMap<Report, u64> = LruHashMap::with_max_entries(cima_abi
 /// What is known of mount namespaces, by inode.
 #[map]
 pub static NAMESPACES: HashMap<u32, MountNs> = HashMap::with_max_entries(cima_abi::NAMESPACES, 0);
+
+/// What tasks have measured, for the program that has the kernel list it.
+#[map]
+pub static HANDED: HashMap<u64, Handed> = HashMap::with_max_entries(cima_abi::HANDED, 0);
 
 /// Counts one event lost.
 #[inline(always)]

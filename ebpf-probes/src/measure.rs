@@ -18,6 +18,7 @@ use crate::{
     cache::{self, Digest, Report},
     content::{Content, ContentId},
     file::File,
+    hand::hand,
     maps::{self, count},
     memo,
     record::{Event, How, emit},
@@ -96,6 +97,7 @@ fn of_content(who: &InScope, file: File, how: &How, rest: u64) -> Option<i32> {
     if heard && stable && rest != 0 {
         cache::said(&report);
     }
+    hand(who, file, digest, error, flags);
     (error != 0).then_some(error)
 }
 

@@ -118,6 +118,8 @@ pub fn made(old: Object, new: Object, flags: u32) -> u32 {
             element.init_tgid = (*old).init_tgid;
             element.root_device = (*old).root_device;
             element.root_inode = (*old).root_inode;
+            element.image = (*old).image;
+            element.provenance = (*old).provenance;
             let mut kept = mount_ns::PIVOTED | mount_ns::OTHER_ROOT;
             // Of a container that is gone it would tell nothing of the next.
             if element.container != 0 {
@@ -173,9 +175,8 @@ pub fn compare_root(device: u32, inode: u64, pivots: bool) -> u32 {
             let is_other = measured != 0 && (measured != device || root != 0 && root != inode);
             // A hook of its runtime has the host's root, and what its programs do later is their own doing. Each pivot
             // before counts, since a call may yet fail.
-            let counts = pivots
-                || (*element).init_tgid == who.task.tgid()
-                || !is_host_root(device, inode);
+            let counts =
+                pivots || (*element).init_tgid == who.task.tgid() || !is_host_root(device, inode);
             if state & mount_ns::STARTED == 0 && counts && is_other {
                 note(element, 0, mount_ns::OTHER_ROOT);
                 who.flags |= flag::OTHER_ROOT;

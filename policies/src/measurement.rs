@@ -201,7 +201,7 @@ impl MeasurementPolicy {
             nothing: 0,
             host_root_inode: host.root_inode,
             host_root_device: host.root_device,
-            reserved: 0,
+            kernel_lists: 0,
             unregistered: match self.unregistered {
                 Unregistered::Allow => unregistered::ALLOW,
                 Unregistered::Violation => unregistered::VIOLATION,

@@ -10,6 +10,8 @@ mod agent;
 mod claims;
 mod evmctl;
 mod hooks;
+mod host_list;
+mod kfunc;
 mod load;
 mod metrics;
 mod podman;

@@ -98,6 +98,14 @@ impl Kernel {
     pub(crate) fn modules_disk(&self) -> PathBuf {
         self.directory.join("modules.img")
     }
+
+    /// The Debian package itself.
+    pub(crate) fn archive(&self) -> Result<PathBuf> {
+        downloaded(&self.directory)?.ok_or_else(|| Error::Unexpected {
+            what: format!("There is no package {}", self.package),
+            within: self.directory.clone(),
+        })
+    }
 }
 
 /// Returns the kernel of `series`, made now if it was not before.

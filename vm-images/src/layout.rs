@@ -7,6 +7,7 @@
 //! root/KEY/busybox           the static shell that the initramfs takes
 //! kernels/SERIES             name of the package that a series stands for
 //! kernels/PACKAGE/…          kernel, modules disk, initramfs of that package
+//! kernels/PACKAGE/headers/   its headers, for modules
 //! runs/SERIES-LABEL/…        console.log, scenario.log and out/ of a run
 //! ```
 

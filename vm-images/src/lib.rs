@@ -10,6 +10,7 @@ mod command;
 mod console;
 mod disk;
 mod error;
+mod headers;
 mod initramfs;
 mod interrupt;
 mod kernel;
@@ -22,6 +23,7 @@ mod tpm;
 pub use command::{as_root, is_root, run_tool};
 pub use console::Trouble;
 pub use error::Error;
+pub use headers::Headers;
 pub use interrupt::{check_interrupt, request_interrupt};
 pub use kernel::{Kernel, Series};
 pub use layout::Layout;
@@ -81,6 +83,16 @@ impl Guests {
             root::provision(&self.layout, &kernel)?;
         }
         Ok(kernel)
+    }
+
+    /// The headers of the kernel that guests of `series` boot, fetched if they lack.
+    ///
+    /// # Errors
+    /// When the archive has no such kernel, or no headers of it any more.
+    pub fn headers(&self, series: Series) -> Result<Headers> {
+        let kernel = self.prepare(series, false)?;
+        let _lock = self.layout.lock()?;
+        headers::prepare(&self.layout, &kernel)
     }
 
     /// Boots a guest, runs the command of `run` in it, copies its output to

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `cargo xtask build`: the probes for the BPF target, the programs and the
-//! scenarios for this machine, all laid out as guests see them at /cima.
+//! scenarios for this machine, and the kernel module for the guests' kernels, all
+//! laid out as guests see them at /cima.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use crate::error::{Doing as _, Error, Verdict};
 use crate::setup::{self, Need};
-use crate::workspace;
+use crate::{module, workspace};
 
 const BPF_TARGET: &str = "bpfel-unknown-none";
 /// Debian's compiler of the browsers' security updates: new, and with a core
@@ -16,7 +17,7 @@ const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// What to build; everything when nothing is named
+    /// What to build; everything but the module when nothing is named
     parts: Vec<Part>,
 }
 
@@ -29,15 +30,21 @@ pub(crate) enum Part {
     Programs,
     /// The program that runs inside guests
     Scenarios,
+    /// The kernel module, for each kernel that guests have: fetches those
+    Module,
 }
 
 impl Part {
+    /// What is built without any guest's kernel.
     pub(crate) const ALL: [Self; 3] = [Self::Probes, Self::Programs, Self::Scenarios];
+    /// What scenarios find in a guest.
+    pub(crate) const STAGED: [Self; 4] =
+        [Self::Probes, Self::Programs, Self::Scenarios, Self::Module];
 
     /// What cargo builds of it for this machine, besides what runtimes start.
     fn packages(self) -> &'static [&'static str] {
         match self {
-            Self::Probes => &[],
+            Self::Probes | Self::Module => &[],
             Self::Programs => &["cima-agent"],
             Self::Scenarios => &["cima-scenarios"],
         }
@@ -57,11 +64,13 @@ pub(crate) fn run(args: &Args) -> Result<Verdict, Error> {
 pub(crate) fn build(parts: &[Part]) -> Result<(), Error> {
     let needs: Vec<Need> = parts
         .iter()
-        .filter_map(|part| match part {
-            Part::Probes => Some(Need::Probes),
-            Part::Programs => Some(Need::Programs),
-            Part::Scenarios => None,
+        .flat_map(|part| match part {
+            Part::Probes => &[Need::Probes][..],
+            // The scenarios load BPF programs with the agent's libbpf.
+            Part::Programs | Part::Scenarios => &[Need::Programs],
+            Part::Module => &[Need::Module, Need::Guests],
         })
+        .copied()
         .collect();
     setup::ensure(&needs)?;
     if parts.contains(&Part::Probes) {
@@ -82,20 +91,31 @@ pub(crate) fn build(parts: &[Part]) -> Result<(), Error> {
         site_files()?;
     }
     if parts.contains(&Part::Scenarios) {
-        act()?;
+        acts()?;
+    }
+    if parts.contains(&Part::Module) {
+        module::build()?;
     }
     Ok(())
 }
 
-/// Compiles what the scenarios do to files and memory inside containers, static: it
-/// finds no libraries there, and Rust lets nobody do most of it.
-fn act() -> Result<(), Error> {
-    let source = workspace::root().join("tests/act/act.c");
-    let program = workspace::stage().join("bin/cima-act");
-    let mut gcc = Command::new("gcc");
-    gcc.args(["-static", "-O2", "-Wall", "-Wextra", "-Werror", "-o"])
-        .args([&program, &source]);
-    cima_guests::run_tool("Compiling tests/act", &mut gcc)?;
+/// Compiles what the scenarios do to files and memory inside containers, and to the module's
+/// device, static: it finds no libraries there, and Rust lets nobody do most of it.
+fn acts() -> Result<(), Error> {
+    for (source, name) in [
+        ("tests/act/act.c", "cima-act"),
+        ("tests/device/device.c", "cima-device"),
+    ] {
+        let program = workspace::stage().join("bin").join(name);
+        let mut gcc = Command::new("gcc");
+        gcc.args([
+            "-static", "-pthread", "-O2", "-Wall", "-Wextra", "-Werror", "-I",
+        ])
+        .arg(workspace::root().join("kmod-bridge/uapi"))
+        .arg("-o")
+        .args([&program, &workspace::root().join(source)]);
+        cima_guests::run_tool("Compiling what scenarios do in C", &mut gcc)?;
+    }
     Ok(())
 }
 
@@ -287,7 +307,7 @@ pub(crate) fn cargo() -> Command {
     cargo
 }
 
-fn place(from: &Path, to: &Path) -> Result<(), Error> {
+pub(crate) fn place(from: &Path, to: &Path) -> Result<(), Error> {
     let parent = to.parent().unwrap_or(to);
     std::fs::create_dir_all(parent).doing("make the directory", parent)?;
     std::fs::copy(from, to).map(drop).doing("copy", from)

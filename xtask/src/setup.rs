@@ -28,6 +28,8 @@ pub(crate) enum Need {
     Programs,
     /// Building the probes for the BPF target.
     Probes,
+    /// Building the kernel module and the BPF programs that call it.
+    Module,
     /// Building and running guests.
     Guests,
     /// Unit tests that ask real tools.
@@ -37,9 +39,10 @@ pub(crate) enum Need {
 }
 
 impl Need {
-    pub(crate) const ALL: [Self; 5] = [
+    pub(crate) const ALL: [Self; 6] = [
         Self::Programs,
         Self::Probes,
+        Self::Module,
         Self::Guests,
         Self::Tests,
         Self::Fuzz,
@@ -66,6 +69,14 @@ impl Need {
                 ("libpolly-22-dev", "builds bpf-linker"),
                 ("libzstd-dev", "builds bpf-linker"),
                 ("g++", "builds bpf-linker"),
+            ],
+            Self::Module => &[
+                ("gcc-12", "compiles the kernel module"),
+                ("make", "builds the kernel module"),
+                ("binutils", "strips the kernel module"),
+                ("pahole", "makes the kernel module's BTF"),
+                ("clang", "compiles BPF programs"),
+                ("libbpf-dev", "has the headers of BPF programs"),
             ],
             Self::Guests => cima_guests::HOST_PACKAGES,
             Self::Tests => &[

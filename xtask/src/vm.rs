@@ -191,7 +191,7 @@ pub(crate) fn run(args: Args) -> Result<Verdict, Error> {
             build::build(if scenarios_only {
                 &[Part::Scenarios]
             } else {
-                &Part::ALL
+                &Part::STAGED
             })?;
             let run = machine.run(&scenario, scenario_command(&scenario, arguments));
             report(&guests.run(&run, &mut std::io::stdout())?)

@@ -4,6 +4,7 @@
 //! ```text
 //! target/cima/cima-probes.o   the probes
 //! target/cima/stage/          what guests see at /cima: bin/, lib/
+//! target/cima/module/SERIES/   the kernel module's files for that kernel
 //! target/fuzz/                cargo's files for the fuzz targets
 //! target/bpf/                 cargo's files for the probes
 //! target/vm/                  guests and their runs (cima-guests)

@@ -1,15 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The judge over whole lists, as they come and with every hash made right (a mutated list
 //! fails at its first entry otherwise): it agrees with `ima_log::Verifier`, finds a list good by its
-//! own PCR values only, and says nothing that a terminal would obey.
+//! own PCR values only, and says nothing that a terminal would obey. As a host's list with itself for a ledger it is good only if
+//! `ima_log::Verifier` finds it so; and what a list says, put into a host's list as a sink does, is good with its ledger and
+//! without any entry of either is not.
 #![no_main]
 
-use cima_agent::verify::{Anchor, Judge, Judgement, Place};
+use cima_agent::{
+    measure::{PAYLOAD_PREFIX, file_name, proto},
+    verify::{Anchor, HostJudge, Judge, Judgement, Place},
+};
 use cima_agent_fuzz::json_of;
 use ima_log::{
     AsciiReader, BinaryReader, Digest, Entry, HashAlgorithm, Replay, Template, Verifier,
 };
 use libfuzzer_sys::fuzz_target;
+use prost::Message as _;
 
 const BANK: HashAlgorithm = HashAlgorithm::Sha256;
 
@@ -29,10 +35,13 @@ fuzz_target!(|list: &[u8]| {
             .collect()
     };
     judged(&entries);
+    in_a_host(&entries);
     let repaired: Vec<Entry> = entries.iter().map(repaired).collect();
     if repaired != entries {
         judged(&repaired);
     }
+    let judgement = of_host(&repaired, Some(&repaired));
+    assert!(!judgement.is_good() || holds(&repaired));
 });
 
 /// The same entry with the hashes that its data have.
@@ -49,22 +58,130 @@ fn repaired(entry: &Entry) -> Entry {
 fn judged(entries: &[Entry]) {
     let values = values(entries);
     let good = judgement(entries, Anchor::Exactly(values.clone()), false);
-    let mut verifier = Verifier::new(values.clone());
-    entries.iter().for_each(|entry| verifier.push(entry));
-    let verdict = verifier.finish();
+    let holds = holds(entries);
     // Of a cima list, and of batches in any, the judge asks for more.
-    assert!(!good.is_good() || verdict.holds());
+    assert!(!good.is_good() || holds);
     let plain = entries.iter().all(|entry| {
         entry
             .fields()
             .is_ok_and(|fields| !fields.name.starts_with(b"cima-"))
     });
-    assert!(!plain || good.is_good() == (verdict.holds() && !entries.is_empty()));
+    assert!(!plain || good.is_good() == (holds && !entries.is_empty()));
     if good.is_good() && good.cima {
         no_other_order_is_good(entries, &values);
     }
     nothing_else_anchors(entries, &values);
     entries.iter().for_each(|entry| drop(json_of(entry)));
+}
+
+/// Whether the list is in the PCRs that it gives, and right in itself.
+fn holds(entries: &[Entry]) -> bool {
+    let mut verifier = Verifier::new(values(entries));
+    entries.iter().for_each(|entry| verifier.push(entry));
+    verifier.finish().holds()
+}
+
+/// The policy events of a list, as an agent that keeps its list in the host's says them.
+fn in_a_host(entries: &[Entry]) {
+    for sink in ["kernel", "ima-file"] {
+        let mut ledger = vec![said("cima-ctx:0", &start(sink)).expect("a batch")];
+        let is_policy_event = |name: &str| {
+            let is_cimas = name.starts_with("cima-") && name.bytes().all(|b| b.is_ascii_graphic());
+            is_cimas && !name.starts_with("cima-ctx:") && !name.starts_with("cima-violation:chain")
+        };
+        for entry in entries.iter().take(8) {
+            let Ok(fields) = entry.fields() else { continue };
+            let name = String::from_utf8_lossy(fields.name);
+            let payload = fields.payload.unwrap_or_default();
+            if is_policy_event(&name)
+                && let Some(entry) = said(&name, payload)
+                && !ledger.contains(&entry)
+            {
+                ledger.push(entry);
+            }
+        }
+        let last = proto::Batch {
+            seq: 1,
+            ..Default::default()
+        };
+        let last = [PAYLOAD_PREFIX, &last.encode_to_vec()].concat();
+        ledger.push(said("cima-ctx:1", &last).expect("a batch"));
+        let host = |ledger: &[Entry]| -> Vec<Entry> {
+            let listed = ledger.iter().map(|entry| listed(sink, entry));
+            listed.collect()
+        };
+        let whole = host(&ledger);
+        let judgement = of_host(&whole, Some(&ledger));
+        assert!(judgement.is_good(), "{:?}", judgement.faults);
+        // Losses excuse a ledger, and what a sink is tried with may be ahead: neither is behind the last batch here.
+        let lossy = ledger
+            .iter()
+            .any(|entry| entry.display_name().starts_with("cima-violation:loss"));
+        for at in 0..ledger.len() {
+            let mut lacking = ledger.clone();
+            lacking.remove(at);
+            assert!(!of_host(&host(&lacking), Some(&ledger)).is_good(), "{at}");
+            let judgement = of_host(&whole, Some(&lacking));
+            assert!(lossy || !judgement.is_good(), "{at}");
+        }
+    }
+}
+
+fn said(name: &str, payload: &[u8]) -> Option<Entry> {
+    Entry::ima_buf(10, BANK, name, payload).ok()
+}
+
+fn listed(sink: &str, entry: &Entry) -> Entry {
+    if sink == "kernel" {
+        return entry.clone();
+    }
+    let fields = entry.fields().expect("it was made here");
+    let name = file_name(std::str::from_utf8(fields.name).expect("ASCII"));
+    let digest = BANK.digest(fields.payload.expect("it was made here"));
+    Entry::ima_sig(10, digest, name, &[]).expect("a shorter name than the entry's")
+}
+
+/// The first batch of such a list.
+fn start(sink: &str) -> Vec<u8> {
+    let start = proto::Start {
+        pcr: Some(10),
+        sink: sink.to_owned(),
+        ..Default::default()
+    };
+    let event = proto::ContextEvent {
+        what: Some(proto::context_event::What::Start(start)),
+        ..Default::default()
+    };
+    let batch = proto::Batch {
+        events: vec![event],
+        ..Default::default()
+    };
+    [PAYLOAD_PREFIX, &batch.encode_to_vec()].concat()
+}
+
+/// The judgement over a host's list that was extended as it is.
+fn of_host(host: &[Entry], ledger: Option<&[Entry]>) -> Judgement {
+    let place = |index: usize| Place {
+        index: index as u64,
+        offset: 0,
+        segment: None,
+    };
+    let anchor = Anchor::Exactly(values(host));
+    let mut judge = HostJudge::new(anchor, None, ledger.is_some());
+    for (index, entry) in host.iter().enumerate() {
+        judge.push(place(index), entry);
+    }
+    for (index, entry) in ledger.unwrap_or_default().iter().enumerate() {
+        judge.push_ledger(place(index), entry);
+    }
+    let extent = judge.extent();
+    if let Some(index) = judge.unlisted(extent) {
+        let index = usize::try_from(index).expect("an index");
+        judge.name(place(index), &host[index]);
+    }
+    let judgement = judge.finish(extent);
+    printable(&judgement);
+    judgement
 }
 
 /// What the list gives, from power-on.
@@ -96,6 +213,11 @@ fn judgement(entries: &[Entry], anchor: Anchor, trust_start: bool) -> Judgement 
     }
     assert_eq!(judge.entries(), entries.len() as u64);
     let judgement = judge.finish(entries.len() as u64);
+    printable(&judgement);
+    judgement
+}
+
+fn printable(judgement: &Judgement) {
     let said = |text: &str| assert!(!text.contains(char::is_control), "{text:?}");
     said(&judgement.sentence());
     judgement
@@ -107,7 +229,6 @@ fn judgement(entries: &[Entry], anchor: Anchor, trust_start: bool) -> Judgement 
         .iter()
         .for_each(|warning| said(&warning.to_string()));
     assert_eq!(judgement.is_good(), judgement.main_fault().is_none());
-    judgement
 }
 
 /// Dropping an entry or swapping two that differ is noticed.

@@ -27,7 +27,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use cima_abi::{MountNs, mount_ns};
+use cima_abi::{MountNs, mount_ns, provenance};
 use cima_policies::admission::{Admission, ImageSource, Input, LaunchedBy};
 use image_digest::audit::{Stubs, StubsError};
 use procfs::process::MountInfo;
@@ -540,6 +540,11 @@ impl Containers {
                 init_tgid: process.pid,
                 root_device: root.0,
                 root_inode: root.1,
+                image: words_of(image.as_ref()),
+                provenance: match image {
+                    Some(_) => provenance::IMAGE,
+                    None => provenance::UNMEASURED,
+                },
                 // Of this container, nothing yet.
                 state: now.state & !(mount_ns::STARTED | mount_ns::ENDED),
                 ..now
@@ -772,6 +777,16 @@ fn taken(process: &Process, reason: &'static str) -> AdmissionError {
         pid: process.pid,
         reason,
     }
+}
+
+/// A digest as the probes hand it on: words in memory's order.
+fn words_of(image: Option<&image_digest::ImageDigest>) -> [u64; 4] {
+    let mut words = [0; 4];
+    let bytes = image.iter().flat_map(|image| image.bytes().chunks_exact(8));
+    for (word, bytes) in words.iter_mut().zip(bytes) {
+        *word = bytes.try_into().map_or(0, u64::from_ne_bytes);
+    }
+    words
 }
 
 fn image_text(image: &[u8]) -> String {

@@ -10,6 +10,9 @@
 //! appended since, and are reported as such.
 //!
 //! Banks are read one by one, so each may hold another beginning; the shortest counts.
+//!
+//! A host's list is read before the ledger beside it, which is written before it: what the agent put into the one by then
+//! is in the other. What the ledger has besides must be in the host's list at a later look.
 
 use std::{thread, time::Duration};
 
@@ -18,7 +21,7 @@ use ima_log::{Digest, Entry};
 use super::source::{Entries, Source, SourceError};
 use crate::{
     sink::{Sink, SinkError},
-    verify::{Judge, Judgement},
+    verify::{Extent, HostJudge, Judge, Judgement, Place},
 };
 
 /// How often a list that moves is looked at.
@@ -46,6 +49,13 @@ pub(super) struct Looked {
     pub(super) moving: bool,
 }
 
+/// What one look found.
+struct Look {
+    judgement: Judgement,
+    torn: Option<SourceError>,
+    extent: Extent,
+}
+
 /// Judges `source`, already opened as `entries`, against what `tpm` holds; `judge` makes
 /// a judge for the values read. Standard input can be looked at once only.
 pub(super) fn judge(
@@ -55,26 +65,58 @@ pub(super) fn judge(
     judge: impl Fn(Vec<Digest>) -> Judge,
 ) -> Result<Looked, LiveError> {
     let mut opened = Some(entries);
+    look_on(*source == Source::Stdin, tpm, |values, required| {
+        let (judge, torn) = read(reopened(&mut opened, source)?, judge(values.to_vec()))?;
+        let host = judge.entries();
+        let extent = Extent { host, ledger: 0 };
+        let judgement = judge.finish(required.unwrap_or(extent).host);
+        Ok(Look {
+            judgement,
+            torn,
+            extent,
+        })
+    })
+}
+
+/// The same of a host's list and, if there is one, its ledger.
+pub(super) fn judge_host(
+    mut lists: HostLists<'_>,
+    tpm: &mut dyn Sink,
+    judge: impl Fn(Vec<Digest>) -> HostJudge,
+) -> Result<Looked, LiveError> {
+    let once = lists.has_stdin();
+    look_on(once, tpm, |values, required| {
+        lists.look(judge(values.to_vec()), required)
+    })
+}
+
+/// Looks until what is found is good, cannot become so, or was looked at often enough.
+fn look_on(
+    once: bool,
+    tpm: &mut dyn Sink,
+    mut look: impl FnMut(&[Digest], Option<Extent>) -> Result<Look, SourceError>,
+) -> Result<Looked, LiveError> {
     let mut required = None;
-    let mut last: Option<(Vec<Digest>, u64)> = None;
+    let mut last: Option<(Vec<Digest>, Extent)> = None;
     let mut looks = 0;
     loop {
         looks += 1;
         let values = tpm.read()?;
-        let entries = match opened.take() {
-            Some(entries) => entries,
-            None => source.open()?,
-        };
-        let (judge, torn) = read(entries, judge(values.clone()))?;
-        let count = judge.entries();
-        let judgement = judge.finish(*required.get_or_insert(count));
+        let Look {
+            judgement,
+            torn,
+            extent,
+        } = look(&values, required)?;
+        required.get_or_insert(extent);
         let moving = last.as_ref().is_some_and(|(before, _)| *before != values);
         // Half a record at the end is one being written only if others were before it.
-        let grew = last.as_ref().is_some_and(|(_, before)| count > *before);
+        let grew = last
+            .as_ref()
+            .is_some_and(|(_, before)| extent.host > before.host || extent.ledger > before.ledger);
         let settled = judgement.is_good() && (torn.is_none() || grew);
         let may_change = judgement.lags() || (judgement.is_good() && torn.is_some());
         let still = last.is_some() && !moving && !grew;
-        if settled || !may_change || still || looks == LOOKS || *source == Source::Stdin {
+        if settled || !may_change || still || looks == LOOKS || once {
             return match torn {
                 Some(error) if !settled => Err(error.into()),
                 _ => Ok(Looked {
@@ -84,27 +126,121 @@ pub(super) fn judge(
                 }),
             };
         }
-        last = Some((values, count));
+        last = Some((values, extent));
         thread::sleep(PAUSE);
+    }
+}
+
+/// A host's list and the ledger beside it, each opened or to be opened.
+pub(super) struct HostLists<'a> {
+    host: (&'a Source, Option<Entries>),
+    ledger: Option<(Source, Option<Entries>)>,
+}
+
+impl<'a> HostLists<'a> {
+    pub(super) fn new(
+        host: &'a Source,
+        entries: Entries,
+        ledger: Option<(Source, Entries)>,
+    ) -> Self {
+        Self {
+            host: (host, Some(entries)),
+            ledger: ledger.map(|(source, entries)| (source, Some(entries))),
+        }
+    }
+
+    fn has_stdin(&self) -> bool {
+        let ledger = self.ledger.as_ref().map(|(source, _)| source);
+        *self.host.0 == Source::Stdin || ledger == Some(&Source::Stdin)
+    }
+
+    /// Against values that do not change: one look, and a torn end is an error.
+    pub(super) fn once(&mut self, judge: HostJudge) -> Result<Looked, SourceError> {
+        let look = self.look(judge, None)?;
+        match look.torn {
+            Some(torn) => Err(torn),
+            None => Ok(Looked {
+                judgement: look.judgement,
+                looks: 1,
+                moving: false,
+            }),
+        }
+    }
+
+    fn look(
+        &mut self,
+        mut judge: HostJudge,
+        required: Option<Extent>,
+    ) -> Result<Look, SourceError> {
+        let (source, opened) = &mut self.host;
+        let entries = reopened(opened, source)?;
+        let mut torn = each(entries, |place, entry| judge.push(place, entry))?;
+        if let Some((source, opened)) = &mut self.ledger {
+            let entries = reopened(opened, source)?;
+            let of_ledger = each(entries, |place, entry| judge.push_ledger(place, entry))?;
+            torn = torn.or(of_ledger);
+        }
+        let extent = judge.extent();
+        let required = required.unwrap_or(extent);
+        let unlisted = judge.unlisted(required);
+        if let Some(index) = unlisted.filter(|_| *self.host.0 != Source::Stdin) {
+            name(self.host.0, index, &mut judge)?;
+        }
+        let judgement = judge.finish(required);
+        Ok(Look {
+            judgement,
+            torn,
+            extent,
+        })
+    }
+}
+
+/// Reads the host's list again, up to the entry of this index.
+fn name(host: &Source, index: u64, judge: &mut HostJudge) -> Result<(), SourceError> {
+    let mut entries = host.open()?;
+    let mut entry = Entry::default();
+    while let Some(read) = entries.read(&mut entry) {
+        let place = read?;
+        if place.index == index {
+            judge.name(place, &entry);
+            break;
+        }
+    }
+    Ok(())
+}
+
+fn reopened(opened: &mut Option<Entries>, source: &Source) -> Result<Entries, SourceError> {
+    match opened.take() {
+        Some(entries) => Ok(entries),
+        None => source.open(),
     }
 }
 
 /// Reads the list to its end; a torn end is given beside the judge, any other error ends it.
 pub(super) fn read(
-    mut entries: Entries,
+    entries: Entries,
     mut judge: Judge,
 ) -> Result<(Judge, Option<SourceError>), SourceError> {
+    let torn = each(entries, |place, entry| judge.push(place, entry))?;
+    Ok((judge, torn))
+}
+
+/// Hands over each entry of a list; a torn end is given, any other error ends it.
+fn each(
+    mut entries: Entries,
+    mut take: impl FnMut(Place, &Entry),
+) -> Result<Option<SourceError>, SourceError> {
     let mut entry = Entry::default();
     while let Some(read) = entries.read(&mut entry) {
         match read {
-            Ok(place) => judge.push(place, &entry),
+            Ok(place) => take(place, &entry),
             Err(error) if error.is_torn() && entries.read(&mut entry).is_none() => {
-                return Ok((judge, Some(error)));
+                return Ok(Some(error));
             }
             Err(error) => return Err(error),
         }
     }
-    Ok((judge, None))
+    Ok(None)
 }
 
 #[cfg(test)]
@@ -115,23 +251,48 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
-    use crate::verify::Anchor;
+    use crate::{
+        measure::{Batch, ContextEvent, batch_name, proto},
+        verify::Anchor,
+    };
 
     const BANK: HashAlgorithm = HashAlgorithm::Sha256;
 
+    /// The first begins a list of cima's.
     fn entry(n: u64) -> Entry {
-        Entry::ima_buf(13, BANK, format!("entry-{n}"), &n.to_le_bytes()).unwrap()
+        let mut start = Batch::new();
+        let says = proto::Start {
+            pcr: Some(13),
+            sink: "kernel".into(),
+            ..Default::default()
+        };
+        let says = proto::context_event::What::Start(says);
+        start.push(ContextEvent::of_agent(0, says));
+        let (name, payload) = match n {
+            0 => (batch_name(0), start.into_payload(0)),
+            n => (format!("cima-image:{n}"), n.to_le_bytes().to_vec()),
+        };
+        Entry::ima_buf(13, BANK, name, &payload).unwrap()
     }
 
     /// An agent and its TPM. After each read of the PCR it does what its pace says.
     struct AtWork {
         list: PathBuf,
-        _dir: TempDir,
+        dir: TempDir,
         pcr: Replay,
         listed: u64,
         extended: u64,
         /// Entries listed, then extended.
         pace: (u64, u64),
+        host: Option<Host>,
+    }
+
+    /// A host's list that the agent puts its entries into, and the kernel, which extends each at once.
+    struct Host {
+        list: PathBuf,
+        put: u64,
+        /// Entries put into it after each read of the PCR, before the agent lists others.
+        puts: u64,
     }
 
     impl AtWork {
@@ -141,11 +302,12 @@ mod tests {
             fs::write(&list, b"").unwrap();
             let mut agent = Self {
                 list,
-                _dir: dir,
+                dir,
                 pcr: Replay::new(&[BANK]),
                 listed: 0,
                 extended: 0,
                 pace,
+                host: None,
             };
             agent.work(listed, extended);
             agent
@@ -168,6 +330,39 @@ mod tests {
             file.write_all(bytes).unwrap();
         }
 
+        /// With a host's list that has the first `put` of its entries.
+        fn in_host(listed: u64, put: u64, lists: u64, puts: u64) -> Self {
+            let mut agent = Self::new(listed, 0, (lists, 0));
+            let list = agent.dir.path().join("host.ima");
+            fs::write(&list, b"").unwrap();
+            agent.host = Some(Host { list, put: 0, puts });
+            agent.put(put);
+            agent
+        }
+
+        fn put(&mut self, count: u64) {
+            let Some(host) = &mut self.host else { return };
+            let mut file = OpenOptions::new().append(true).open(&host.list).unwrap();
+            for _ in 0..count.min(self.listed - host.put) {
+                let entry = entry(host.put);
+                file.write_all(&entry.to_binary()).unwrap();
+                self.pcr.extend(&entry);
+                host.put += 1;
+            }
+        }
+
+        fn judged_in_host(mut self) -> Looked {
+            let host = Source::File(self.host.as_ref().unwrap().list.clone());
+            let ledger = Source::File(self.list.clone());
+            let entries = ledger.open().unwrap();
+            let lists = HostLists::new(&host, host.open().unwrap(), Some((ledger, entries)));
+            judge_host(lists, &mut self, |values| {
+                let values = values.into_iter().map(|value| (13, value)).collect();
+                HostJudge::new(Anchor::Exactly(values), None, true)
+            })
+            .unwrap()
+        }
+
         fn judged(mut self) -> Result<Looked, LiveError> {
             let source = Source::File(self.list.clone());
             let entries = source.open()?;
@@ -185,6 +380,7 @@ mod tests {
 
         fn read(&mut self) -> Result<Vec<Digest>, SinkError> {
             let value = self.pcr.value(13, BANK);
+            self.put(self.host.as_ref().map_or(0, |host| host.puts));
             let (list, extend) = self.pace;
             self.work(list, extend);
             Ok(value.into_iter().collect())
@@ -247,5 +443,29 @@ mod tests {
         agent.append(&entry(5).to_binary()[..20]);
         let error = agent.judged().err().unwrap().to_string();
         assert!(error.contains("record 5"), "{error}");
+    }
+
+    #[test]
+    fn what_an_agent_puts_into_the_hosts_list_meanwhile_is_not_held_against_it() {
+        let looked = AtWork::in_host(5, 5, 0, 0).judged_in_host();
+        assert!(looked.judgement.is_good(), "{:?}", looked.judgement.faults);
+        assert_eq!(looked.looks, 1);
+        // Its ledger is ahead by what is under way.
+        let looked = AtWork::in_host(5, 4, 2, 2).judged_in_host();
+        assert!(looked.judgement.is_good(), "{:?}", looked.judgement.faults);
+        assert!(looked.looks > 1);
+        let host = looked.judgement.host.unwrap();
+        assert!(host.ledger_since > 0 && host.ledger.unwrap() > host.entries);
+        let said = looked.judgement.sentence();
+        assert!(said.contains("of the ledger"), "{said}");
+    }
+
+    #[test]
+    fn an_entry_that_is_never_put_into_the_hosts_list_is_found_though_the_agent_goes_on() {
+        for (lists, looks) in [(0, 2), (1, LOOKS)] {
+            let looked = AtWork::in_host(5, 4, lists, 0).judged_in_host();
+            assert!(looked.judgement.lags(), "{:?}", looked.judgement.faults);
+            assert_eq!(looked.looks, looks);
+        }
     }
 }

@@ -13,6 +13,8 @@ use crate::verify::{BankOutcome, Fault, Judgement, Warning};
 pub(super) struct Verdict<'a> {
     /// The list, as named.
     pub(super) list: String,
+    /// The ledger that a host's list was compared with, as named.
+    pub(super) ledger: Option<String>,
     /// Where the values are from: `TPM`, `file` or `given`.
     pub(super) origin: &'static str,
     pub(super) judgement: &'a Judgement,
@@ -24,16 +26,22 @@ impl Verdict<'_> {
     /// A few lines, the verdict last.
     pub(super) fn text(&self, out: &mut impl Write, paint: Paint) -> io::Result<()> {
         let judgement = self.judgement;
-        let kind = match (&judgement.boot_id, judgement.cima) {
-            (Some(boot), true) => format!("cima list of boot {boot}"),
-            (None, true) => "cima list".to_owned(),
-            (_, false) => "IMA list".to_owned(),
+        let of_boot = match &judgement.boot_id {
+            Some(boot) => format!("cima list of boot {boot}"),
+            None => "cima list".to_owned(),
         };
-        let entries = match judgement.entries {
-            1 => "1 entry".to_owned(),
-            entries => format!("{entries} entries"),
-        };
-        writeln!(out, "{}: {kind}, {entries}", self.list)?;
+        let entries = entries(judgement.entries);
+        match judgement.host {
+            None if judgement.cima => writeln!(out, "{}: {of_boot}, {entries}", self.list)?,
+            None => writeln!(out, "{}: IMA list, {entries}", self.list)?,
+            Some(host) => {
+                let (list, cimas) = (&self.list, host.entries);
+                writeln!(out, "{list}: IMA list, {entries}, {cimas} of cima")?;
+            }
+        }
+        if let (Some(ledger), Some(count)) = (&self.ledger, self.ledger_entries()) {
+            writeln!(out, "{ledger}: {of_boot}, {}", self::entries(count))?;
+        }
         for bank in &judgement.banks {
             self.bank(out, bank, paint)?;
         }
@@ -55,6 +63,10 @@ impl Verdict<'_> {
             paint.bad("bad:")
         };
         writeln!(out, "{verdict} {}", judgement.sentence())
+    }
+
+    fn ledger_entries(&self) -> Option<u64> {
+        self.judgement.host.and_then(|host| host.ledger)
     }
 
     fn bank(&self, out: &mut impl Write, bank: &BankOutcome, paint: Paint) -> io::Result<()> {
@@ -87,13 +99,23 @@ impl Verdict<'_> {
             verdict: judgement.sentence(),
             note: self.note.as_deref(),
             list: &self.list,
-            kind: if judgement.cima { "cima" } else { "ima" },
+            kind: match (judgement.host, judgement.cima) {
+                (Some(_), _) => "host",
+                (None, true) => "cima",
+                (None, false) => "ima",
+            },
             boot_id: judgement.boot_id.as_deref(),
             pcr: judgement.pcr,
             entries: judgement.entries,
             appended_since: judgement.since,
             values_from: judgement.anchored.then_some(self.origin),
             banks: judgement.banks.iter().map(BankJson::from).collect(),
+            cima: judgement.host.map(|host| OursJson {
+                entries: host.entries,
+                ledger: self.ledger.as_deref(),
+                ledger_entries: host.ledger,
+                ledger_appended_since: host.ledger_since,
+            }),
             faults: judgement.faults.iter().map(FaultJson::from).collect(),
             warnings: judgement
                 .warnings()
@@ -122,8 +144,20 @@ struct VerdictJson<'a> {
     appended_since: u64,
     values_from: Option<&'static str>,
     banks: Vec<BankJson>,
+    /// Of a host's list only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cima: Option<OursJson<'a>>,
     faults: Vec<FaultJson<'a>>,
     warnings: Vec<WarningJson>,
+}
+
+/// What of a host's list is cima's.
+#[derive(Serialize)]
+struct OursJson<'a> {
+    entries: u64,
+    ledger: Option<&'a str>,
+    ledger_entries: Option<u64>,
+    ledger_appended_since: u64,
 }
 
 #[derive(Serialize)]
@@ -140,6 +174,9 @@ struct BankJson {
 #[derive(Serialize)]
 struct FaultJson<'a> {
     kind: &'static str,
+    /// `ledger`, if it is in the ledger that a host's list was compared with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    list: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     index: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -180,6 +217,7 @@ impl<'a> From<&'a Fault> for FaultJson<'a> {
         let place = fault.at.as_ref().map(|at| at.place);
         Self {
             kind: fault.kind.word(),
+            list: fault.in_ledger.then_some("ledger"),
             index: place.map(|place| place.index),
             segment: place.and_then(|place| place.segment),
             offset: place.map(|place| place.offset),
@@ -193,6 +231,7 @@ impl From<Warning> for WarningJson {
     fn from(warning: Warning) -> Self {
         let (violation, count) = match warning {
             Warning::Violations { kind, count } => (Some(kind), Some(count)),
+            Warning::Untold(count) | Warning::Unread(count) => (None, Some(count)),
             Warning::Resettable(_) | Warning::TrustedStart => (None, None),
         };
         Self {
@@ -201,6 +240,13 @@ impl From<Warning> for WarningJson {
             count,
             sentence: warning.to_string(),
         }
+    }
+}
+
+fn entries(count: u64) -> String {
+    match count {
+        1 => "1 entry".to_owned(),
+        count => format!("{count} entries"),
     }
 }
 

@@ -12,7 +12,7 @@ use clap::Args;
 use ima_log::{Digest, Entry};
 
 use super::{
-    live::{self, LiveError, Looked},
+    live::{self, HostLists, LiveError, Looked},
     pcr_values::{self, PcrValue, PcrValueError},
     source::{Entries, Source, SourceError, running_boot},
     unless_broken_pipe,
@@ -21,8 +21,8 @@ use super::{
 use crate::{
     config::DEFAULT_PCR,
     exit::Outcome,
-    sink::{PcrSink, SinkError},
-    verify::{Anchor, Judge, Start},
+    sink::{HOST_LIST, HOST_PCR, PcrSink, SinkError},
+    verify::{Anchor, FaultKind, HostJudge, Judge, Start},
 };
 
 /// The TPM that is asked if none is named.
@@ -39,15 +39,24 @@ const PCR_FILE: u64 = 1 << 20;
 /// A running agent lists an entry just before it extends it. Against a TPM the PCR is
 /// read before the list, and both again while they move: good means that every entry
 /// that was there when this began is in the PCR.
+///
+/// With --host-list the kernel's own list is what is replayed, and cima's entries are looked for among the others:
+/// each context event must have its policy event. With LIST besides, that must be the ledger
+/// whose entries these are, all of them and no others. A ledger of this boot that is kept in the kernel's list (sinks
+/// `kernel` and `ima-file`) is compared with it unasked.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   cima verify                                  this boot's list against this host's TPM
   cima verify list.ima --pcrs pcrs.yaml        elsewhere: tpm2_pcrread > pcrs.yaml
   cima verify list.ima --pcr sha256:13=7e01... the value out of a checked quote
   cima verify --json | jq .good
+  cima verify --host-list ima.bin --pcrs pcrs.yaml
+                                               a copy of a host's own list, with cima's entries in it
+  cima verify ledger/ --host-list ima.bin --pcrs pcrs.yaml
+                                               the same, and is all of that ledger in it?
 
 The last line is the verdict. A list names its PCR itself: --expect-pcr says which one
-your agents use, if it is not 13. Violations on record are warnings, except
+your agents use, if it is not 13, or 10 with --host-list. Violations on record are warnings, except
 those of a broken chain; the verdict is about the list, not about what it records.
 
 Exit codes: 0 the list is what was extended, 1 it is not, 2 usage, or something
@@ -56,6 +65,9 @@ pub struct VerifyArgs {
     /// The list
     #[arg(value_name = "LIST")]
     list: Option<PathBuf>,
+    /// The kernel's own list, `-` for standard input: as /sys/kernel/security/ima has it, binary or ASCII, of any algorithm
+    #[arg(long, value_name = "FILE", conflicts_with = "trust_start")]
+    host_list: Option<PathBuf>,
     /// Compare with a TPM, in every bank of the PCR; without TCTI `device:/dev/tpmrm0`, as when
     /// no values are given at all
     #[arg(long, value_name = "TCTI", num_args = 0..=1, require_equals = true, default_missing_value = TPM, group = "values")]
@@ -66,7 +78,7 @@ pub struct VerifyArgs {
     /// Compare with this value; may be repeated
     #[arg(long, value_name = "BANK:PCR=HEX", group = "values")]
     pcr: Vec<PcrValue>,
-    /// PCR that a cima list must be kept in; 13, unless --pcr says which by its value
+    /// PCR that a cima list must be kept in; 13, or 10 in a host's list, unless --pcr says which by its value
     #[arg(long, value_name = "PCR")]
     expect_pcr: Option<u32>,
     /// Believe what the list says its PCR held before the first entry
@@ -133,6 +145,14 @@ pub enum VerifyError {
         /// The PCR of its first entry.
         pcr: u32,
     },
+    /// A ledger whose anchor is not at hand.
+    #[error(
+        "the entries of {0} are in the IMA list of the host and boot that it is of, and are compared with that: give it with --host-list"
+    )]
+    HostList(String),
+    /// Both lists from one place.
+    #[error("standard input cannot be both the ledger and the host's list")]
+    TwoOfStdin,
     /// Standard output.
     #[error("cannot write to standard output: {0}")]
     Write(#[source] io::Error),
@@ -145,25 +165,16 @@ pub enum VerifyError {
 pub fn run(args: &VerifyArgs) -> Result<Outcome, VerifyError> {
     // Before the list: a wrong file of values need not wait for a gigabyte of entries.
     let given = given(args)?;
-    let source = Source::find(args.list.as_deref(), &args.state_dir)?;
-    let mut entries = source.open()?;
-    let pinned = !args.pcr.is_empty();
-    let expected_pcr = args.expect_pcr.or_else(|| (!pinned).then_some(DEFAULT_PCR));
-    let judge = |anchor| {
-        Judge::new(anchor)
-            .trusting_start(args.trust_start)
-            .expecting_pcr(expected_pcr)
-            .of_ledger(matches!(source, Source::Ledger(_)))
-    };
-    let (origin, looked) = match given {
-        Some((origin, anchor)) => {
-            covers(&anchor, &source, &mut entries)?;
-            (origin, once(entries, judge(anchor))?)
-        }
-        None => ("TPM", against_tpm(args, &source, entries, judge)?),
+    let case = Case::find(args)?;
+    let origin = given.as_ref().map_or("TPM", |(origin, _)| origin);
+    let (list, ledger) = case.names();
+    let looked = match case {
+        Case::Own(source, entries) => own(args, &source, entries, given)?,
+        Case::Host(host, ledger) => in_host(args, &host, ledger, given)?,
     };
     let verdict = Verdict {
-        list: source.to_string(),
+        list,
+        ledger,
         origin,
         judgement: &looked.judgement,
         note: note(&looked),
@@ -183,8 +194,123 @@ pub fn run(args: &VerifyArgs) -> Result<Outcome, VerifyError> {
     })
 }
 
+/// What is to be judged.
+enum Case {
+    /// A list by itself.
+    Own(Source, Entries),
+    /// A host's list, and perhaps a ledger with it.
+    Host(Source, Option<(Source, Entries)>),
+}
+
+impl Case {
+    fn find(args: &VerifyArgs) -> Result<Self, VerifyError> {
+        let find = |list| Source::find(list, &args.state_dir);
+        if let (Some(host), list) = (&args.host_list, &args.list) {
+            let host = find(Some(host))?;
+            let Some(list) = list else {
+                return Ok(Self::Host(host, None));
+            };
+            let ledger = find(Some(list))?;
+            if host == Source::Stdin && ledger == Source::Stdin {
+                return Err(VerifyError::TwoOfStdin);
+            }
+            let entries = ledger.open()?;
+            return Ok(Self::Host(host, Some((ledger, entries))));
+        }
+        let source = find(args.list.as_deref())?;
+        let mut entries = source.open()?;
+        let start = entries.first()?.and_then(Start::of);
+        let Some(start) = start.filter(|start| start.anchorage.host_form().is_some()) else {
+            return Ok(Self::Own(source, entries));
+        };
+        if start.boot_id != running_boot()? {
+            return Err(VerifyError::HostList(source.to_string()));
+        }
+        let host = find(Some(HOST_LIST.as_ref()))?;
+        Ok(Self::Host(host, Some((source, entries))))
+    }
+
+    /// The list's name, and the ledger's beside it.
+    fn names(&self) -> (String, Option<String>) {
+        match self {
+            Self::Own(list, _) => (list.to_string(), None),
+            Self::Host(list, ledger) => {
+                let ledger = ledger.as_ref().map(|(ledger, _)| ledger.to_string());
+                (list.to_string(), ledger)
+            }
+        }
+    }
+}
+
+/// Values, and where they are from; `None`: a TPM is to be asked.
+type Given = Option<(&'static str, Anchor)>;
+
+/// Judges a list by itself.
+fn own(
+    args: &VerifyArgs,
+    source: &Source,
+    mut entries: Entries,
+    given: Given,
+) -> Result<Looked, VerifyError> {
+    let expected_pcr = expected_pcr(args, DEFAULT_PCR);
+    let judge = |anchor| {
+        Judge::new(anchor)
+            .trusting_start(args.trust_start)
+            .expecting_pcr(expected_pcr)
+            .of_ledger(matches!(source, Source::Ledger(_)))
+    };
+    match given {
+        Some((_, anchor)) => {
+            covers(&anchor, source, &mut entries)?;
+            once(entries, judge(anchor))
+        }
+        None => against_tpm(args, source, entries, judge),
+    }
+}
+
+/// Judges a host's list, and the ledger beside it.
+fn in_host(
+    args: &VerifyArgs,
+    host: &Source,
+    mut ledger: Option<(Source, Entries)>,
+    given: Given,
+) -> Result<Looked, VerifyError> {
+    let mut entries = host.open()?;
+    if let Some((_, anchor)) = &given {
+        covers(anchor, host, &mut entries)?;
+    } else if let Some((source, entries)) = &mut ledger
+        && let Some(start) = entries.first()?.and_then(Start::of)
+    {
+        this_boot(&start.boot_id, source)?;
+    }
+    let expected_pcr = expected_pcr(args, HOST_PCR);
+    let with_ledger = ledger.is_some();
+    let judge = |anchor| HostJudge::new(anchor, expected_pcr, with_ledger);
+    let mut lists = HostLists::new(host, entries, ledger);
+    if let Some((_, anchor)) = given {
+        return Ok(lists.once(judge(anchor))?);
+    }
+    let pcr = expected_pcr.unwrap_or(HOST_PCR);
+    let mut tpm = PcrSink::open(args.tpm.as_deref().unwrap_or(TPM), pcr)?;
+    let looked = live::judge_host(lists, &mut tpm, |held| judge(all_of(pcr, held)))?;
+    if let Some(boot_id) = &looked.judgement.boot_id {
+        this_boot(boot_id, host)?;
+    }
+    Ok(looked)
+}
+
+fn expected_pcr(args: &VerifyArgs, usual: u32) -> Option<u32> {
+    let pinned = !args.pcr.is_empty();
+    args.expect_pcr.or_else(|| (!pinned).then_some(usual))
+}
+
+/// What the TPM holds in one PCR.
+fn all_of(pcr: u32, held: Vec<Digest>) -> Anchor {
+    Anchor::Exactly(held.into_iter().map(|value| (pcr, value)).collect())
+}
+
 /// The values of the command line or of the file it names; `None`: the TPM is to be asked.
-fn given(args: &VerifyArgs) -> Result<Option<(&'static str, Anchor)>, VerifyError> {
+fn given(args: &VerifyArgs) -> Result<Given, VerifyError> {
     if !args.pcr.is_empty() {
         let values: Vec<_> = args.pcr.iter().map(|pcr| (pcr.pcr, pcr.value)).collect();
         pcr_values::no_repetition(&values)?;
@@ -251,24 +377,21 @@ fn against_tpm(
         return once(entries, judge(Anchor::Absent));
     };
     if let Some(start) = start {
-        this_boot(&start, source)?;
+        this_boot(&start.boot_id, source)?;
     }
     let mut tpm = PcrSink::open(args.tpm.as_deref().unwrap_or(TPM), pcr)?;
-    let values = |held: Vec<Digest>| {
-        let values = held.into_iter().map(|value| (pcr, value)).collect();
-        judge(Anchor::Exactly(values))
-    };
+    let values = |held| judge(all_of(pcr, held));
     Ok(live::judge(source, entries, &mut tpm, values)?)
 }
 
-fn this_boot(start: &Start, source: &Source) -> Result<(), VerifyError> {
+fn this_boot(boot_id: &str, source: &Source) -> Result<(), VerifyError> {
     let running = running_boot()?;
-    if start.boot_id == running {
+    if boot_id == running {
         return Ok(());
     }
     Err(VerifyError::OtherBoot {
         list: source.to_string(),
-        of: start.boot_id.clone(),
+        of: boot_id.to_owned(),
         running,
     })
 }
@@ -279,7 +402,13 @@ fn note(looked: &Looked) -> Option<String> {
         return None;
     }
     let looks = looked.looks;
-    Some(if looked.moving {
+    let mut faults = looked.judgement.faults.iter();
+    let lags = faults.any(|fault| matches!(fault.kind, FaultKind::NotExtended { .. }));
+    Some(if !lags {
+        format!(
+            "an agent at work has the same in its ledger and in the host's list within a moment, but {looks} looks found them apart"
+        )
+    } else if looked.moving {
         format!(
             "the PCR was still being extended after {looks} looks: the agent is behind with its work; verify again later"
         )

@@ -8,6 +8,7 @@
 
 mod context;
 mod host;
+mod implied;
 mod name;
 mod namespaced;
 mod policy_event;
@@ -16,6 +17,7 @@ pub use context::{
     Batch, ContextEvent, Fate, Gist, PAYLOAD_PREFIX, batch_name, batch_number, decode_batch, proto,
 };
 pub use host::{Anchorage, CONTENT_HASHES, HostForm, HostKey, NoAnchorage};
+pub use implied::implied;
 pub use name::{escape, file_name, unescape};
 pub use namespaced::namespaced_digest;
 pub use policy_event::{PolicyEvent, SelfPart, Violation};
@@ -130,14 +132,18 @@ impl Said<'_> {
 /// What is said of `count` events that were lost on `cpu` at `at_ns` since boot. With the
 /// time in it, since a value is listed once and the same loss may happen again.
 pub fn loss(cause: &str, cpu: u32, count: u64, at_ns: u64) -> (PolicyEvent, ContextEvent) {
-    let detail = format!("cause={cause};count={count};at={at_ns}");
     let loss = proto::Loss {
         cause: cause.to_owned(),
         cpu,
         count,
     };
     (
-        PolicyEvent::own_violation(Violation::Loss, &detail),
+        lost(cause, count, at_ns),
         ContextEvent::of_agent(at_ns, proto::context_event::What::Loss(loss)),
     )
+}
+
+fn lost(cause: &str, count: u64, at_ns: u64) -> PolicyEvent {
+    let detail = format!("cause={cause};count={count};at={at_ns}");
+    PolicyEvent::own_violation(Violation::Loss, &detail)
 }

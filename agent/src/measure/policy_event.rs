@@ -68,6 +68,8 @@ pub enum SelfPart {
     Binary,
     /// The probe object.
     Probes,
+    /// The object of the sink `kernel`.
+    Lister,
     /// Its configuration file.
     Config,
     /// The measurement policy in force.
@@ -81,6 +83,7 @@ impl fmt::Display for SelfPart {
         f.write_str(match self {
             Self::Binary => "binary",
             Self::Probes => "probes",
+            Self::Lister => "lister",
             Self::Config => "config",
             Self::Policy => "policy",
             Self::Admission => "admission",

@@ -30,6 +30,7 @@ use tokio::io::unix::AsyncFd;
 use super::{
     Event, EventError, Offsets, Queue,
     btf::BtfError,
+    lister,
     pins::{self, Set},
 };
 
@@ -99,6 +100,13 @@ pub enum LoadError {
         /// aya's report, with the verifier's log.
         #[source]
         source: Box<ProgramError>,
+    },
+    /// The programs that have the kernel list.
+    #[error("the programs that have the kernel list what is measured cannot be loaded: {source:#}")]
+    Lister {
+        /// libbpf's report.
+        #[source]
+        source: Box<libbpf_rs::Error>,
     },
     /// A map could not be read or written.
     #[error("the probes' map {map} cannot be used: {source}")]
@@ -213,6 +221,8 @@ pub type Stats = [u64; STAT_COUNT];
 pub struct Settings<'a> {
     /// The probe object.
     pub object: &'a [u8],
+    /// The object with the programs that have the kernel list what is measured, if it is to.
+    pub lister: Option<&'a [u8]>,
     /// Values for its globals.
     pub offsets: &'a Offsets,
     /// Bytes of the ring buffer, a power of two.
@@ -235,6 +245,10 @@ impl Settings<'_> {
             hash.update(value.to_le_bytes());
         }
         hash.update(self.object);
+        if let Some(lister) = self.lister {
+            hash.update((self.object.len() as u64).to_le_bytes());
+            hash.update(lister);
+        }
         hex::encode(&hash.finalize()[..8])
     }
 }
@@ -303,6 +317,8 @@ pub struct Probes {
     scope: Array<MapData, Scope>,
     /// See `Scope::epoch`.
     epoch: u32,
+    /// See `Scope::kernel_lists`.
+    kernel_lists: bool,
 }
 
 impl Probes {
@@ -330,7 +346,7 @@ impl Probes {
         if settings.debug {
             forward_log(&set)?;
         }
-        let (probes, queue) = Self::open(set)?;
+        let (probes, queue) = Self::open(set, settings.lister.is_some())?;
         Ok(Attached {
             probes,
             queue,
@@ -338,7 +354,7 @@ impl Probes {
         })
     }
 
-    fn open(set: Set) -> Result<(Self, Queue), LoadError> {
+    fn open(set: Set, kernel_lists: bool) -> Result<(Self, Queue), LoadError> {
         for (program, _) in PROGRAMS {
             let path = set.link(program);
             PinnedLink::from_pin(&path).map_err(|source| LoadError::Link {
@@ -357,6 +373,7 @@ impl Probes {
         let epoch = scope.get(&0, 0).map_err(bad_map(map::SCOPE))?.epoch;
         let probes = Self {
             epoch,
+            kernel_lists,
             set,
             self_test: watch(self_test)?,
             losses,
@@ -380,6 +397,7 @@ impl Probes {
             // Of this moment: an agent before this one may have set others.
             version: crate::clock::boot_ns() as u32,
             epoch: self.epoch,
+            kernel_lists: self.kernel_lists.into(),
             ..*scope
         };
         self.scope.set(0, scope, 0).map_err(bad_map(map::SCOPE))
@@ -491,6 +509,9 @@ fn pin_all(settings: &Settings<'_>) -> Result<(), LoadError> {
         let map = ebpf.map(name).ok_or(LoadError::Absent(name))?;
         let path = pins::map(&dir, name);
         map.pin(&path).map_err(unpinned(&path))?;
+    }
+    if let Some(lister) = settings.lister {
+        lister::attach(lister, &dir)?;
     }
     let btf = Btf::from_sys_fs().map_err(|e| LoadError::KernelTypes(Box::new(e)))?;
     for (program, hook) in PROGRAMS {

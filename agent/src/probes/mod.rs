@@ -7,6 +7,7 @@
 mod btf;
 mod event;
 mod host;
+mod lister;
 mod load;
 mod memo;
 mod parser;

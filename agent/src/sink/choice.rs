@@ -6,6 +6,7 @@ use std::{io, path::Path};
 
 use super::{
     HOST_LIST, NoSink, PcrSink, Sink, SinkError,
+    device::Device,
     host::HostSink,
     ima_file::Files,
     rules::{is_extended, kernel_ima_entries, pcr_rule},
@@ -98,7 +99,11 @@ fn is_absent(error: &SinkError) -> bool {
 
 fn open(anchorage: Anchorage, config: &SinkConfig) -> Result<Box<dyn Sink>, SinkError> {
     Ok(match anchorage {
-        Anchorage::Kernel => return Err(SinkError::NoModule),
+        Anchorage::Kernel => {
+            let device = Device::open()?;
+            is_extended(&Machine::here())?;
+            Box::new(HostSink::open(device, Path::new(HOST_LIST))?)
+        }
         Anchorage::ImaFile => {
             is_extended(&Machine::here())?;
             let files = Files::new(config.ima_owner)?;

@@ -172,26 +172,24 @@ impl<S: Submit> Sink for HostSink<S> {
 
     fn extend(&mut self, entry: &Entry, _: &[Digest]) -> Result<(), SinkError> {
         self.had = None;
-        // Before: if it fails half way, the list tells. It may be here from a first try.
         if self.unseen.last() != Some(entry) {
             self.unseen.push(entry.clone());
         }
-        self.give(entry)
+        Ok(())
     }
 
     fn settle(&mut self) -> Result<(), SinkError> {
         if self.unseen.is_empty() {
             return Ok(());
         }
+        // What the kernel side has listed already, or a part of a group that failed half way.
         self.look()?;
-        if self.unseen.is_empty() {
-            return Ok(());
-        }
-        self.look_through()?;
         for entry in self.unseen.clone() {
             self.give(&entry)?;
         }
+        self.look()?;
         if !self.unseen.is_empty() {
+            // It may be there for long, from before the last look.
             self.look_through()?;
         }
         match self.unseen.first() {
@@ -279,6 +277,8 @@ mod tests {
         kernel.forgets(1);
         sink.extend(&one, &[]).unwrap();
         sink.extend(&two, &[]).unwrap();
+        assert!(sink.settle().is_err());
+        assert_eq!(kernel.listed(), 2, "which sink, and the second");
         sink.settle().unwrap();
         assert_eq!(kernel.listed(), 3);
         // What a crash left: it is in the list for long.

@@ -5,6 +5,7 @@
 //! kernel's list has.
 
 mod choice;
+mod device;
 mod host;
 mod host_list;
 mod ima_file;
@@ -88,6 +89,13 @@ pub enum SinkError {
     /// No module.
     #[error("the kernel module cima is not loaded (there is no /dev/cima)")]
     NoModule,
+    /// The module.
+    #[error("the kernel module cima does not take an entry: {source}")]
+    Module {
+        /// What it says.
+        #[source]
+        source: std::io::Error,
+    },
     /// A list that nothing vouches for.
     #[error("the kernel's IMA extends no TPM: {0}")]
     Bypass(&'static str),

@@ -134,12 +134,30 @@ impl<'a> BatchView<'a> {
         })
     }
 
-    /// The same without what they refer to, for who needs none of it; what is no event is left out.
-    pub fn bare_events(&self) -> impl Iterator<Item = proto::ContextEvent> + '_ {
+    /// The same without what they refer to, for who needs little of it; `None` for what is no event.
+    pub(super) fn bare_events(&self) -> impl Iterator<Item = Option<proto::ContextEvent>> + '_ {
         Fields(self.body).filter_map(|field| match field? {
-            (EVENTS, Value::Bytes(bytes)) => decode(bytes, EVENT),
+            (EVENTS, Value::Bytes(bytes)) => Some(decode(bytes, EVENT)),
             _ => None,
         })
+    }
+
+    /// When an event of it was, ns since boot.
+    pub(super) fn time_ns(&self, event: &proto::ContextEvent) -> u64 {
+        self.time_ns.wrapping_add_signed(event.offset_ns)
+    }
+
+    /// The file that one of its events refers to, other than an execution.
+    pub(super) fn file(&self, event: &proto::ContextEvent) -> Option<proto::File> {
+        referred(&self.files, event.file, FILE)
+    }
+
+    /// The registered container that one of its events is of, other than an execution; 0: of none.
+    pub(super) fn container(&self, event: &proto::ContextEvent) -> u64 {
+        let subject: Option<proto::Subject> = referred(&self.subjects, event.subject, SUBJECT);
+        let identity: Option<proto::Identity> =
+            subject.and_then(|subject| referred(&self.identities, subject.identity, IDENTITY));
+        identity.map_or(0, |identity| identity.container)
     }
 
     fn event(&self, bytes: &'a [u8]) -> EventView<'a> {
@@ -158,7 +176,7 @@ impl<'a> BatchView<'a> {
         let subject: Option<proto::Subject> = referred(&self.subjects, subject, SUBJECT);
         EventView {
             bytes,
-            time_ns: of.map_or(0, |of| self.time_ns.wrapping_add_signed(of.offset_ns)),
+            time_ns: of.map_or(0, |of| self.time_ns(of)),
             identity: subject
                 .as_ref()
                 .and_then(|subject| referred(&self.identities, subject.identity, IDENTITY)),

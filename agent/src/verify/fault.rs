@@ -44,12 +44,16 @@ pub struct Located {
 
 impl Located {
     pub(super) fn new(place: Place, name: Option<&[u8]>) -> Self {
-        let name = match name {
-            Some(name) if name.len() > SHOWN => format!("{}...", EscapedName(&name[..SHOWN])),
-            Some(name) => EscapedName(name).to_string(),
-            None => "?".to_owned(),
-        };
+        let name = name.map_or_else(|| "?".to_owned(), shown);
         Self { place, name }
+    }
+}
+
+/// A name as a sentence has it.
+pub(super) fn shown(name: &[u8]) -> String {
+    match name.get(..SHOWN) {
+        Some(beginning) if name.len() > SHOWN => format!("{}...", EscapedName(beginning)),
+        _ => EscapedName(name).to_string(),
     }
 }
 
@@ -66,10 +70,25 @@ pub struct Fault {
     pub at: Option<Located>,
     /// What is wrong.
     pub kind: FaultKind,
+    /// Whether it is in the ledger that a host's list is compared with, and not in that list.
+    pub in_ledger: bool,
+}
+
+impl Fault {
+    pub(super) fn new(at: Option<Located>, kind: FaultKind) -> Self {
+        Self {
+            at,
+            kind,
+            in_ledger: false,
+        }
+    }
 }
 
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.in_ledger {
+            f.write_str("ledger: ")?;
+        }
         match &self.at {
             Some(at) => write!(f, "{at}: {}", self.kind),
             None => self.kind.fmt(f),
@@ -131,6 +150,29 @@ pub enum FaultKind {
         /// What does.
         found: u64,
     },
+    /// A context event without the policy event that goes with it.
+    #[error(
+        "it tells of what {0} is the entry for, and no entry before it is that one: an entry is missing or altered"
+    )]
+    NoPolicyEvent(String),
+    /// An entry of cima's in a host's list, of a form that cima's do not have there.
+    #[error(
+        "its template is {0}, and cima's entries in a host's list are ima-buf, or ima-ng or ima-sig of a file with a digest of SHA-256 or more and no signature (no hash covers a template's name)"
+    )]
+    Form(String),
+    /// A host's list without any batch.
+    #[error(
+        "the list has no entry cima-ctx:0: cima put nothing into it since the boot, so nothing says what containers executed"
+    )]
+    NotThere,
+    /// A ledger's entry that the host's list has not.
+    #[error(
+        "it is not in the host's list: it was never put there, or another stands there in its place"
+    )]
+    NotInHost,
+    /// A host's entry that the ledger has not.
+    #[error("{}", unlisted(*.0))]
+    NotInLedger(u64),
     /// The list says that its PCR was not at its power-on value.
     #[error(
         "the list claims that PCR {pcr} held {value} before its first entry, but a PCR starts from its power-on value: what was extended before is unknown (--trust-start takes the claim)"
@@ -211,6 +253,11 @@ impl FaultKind {
             Self::NoBatch => "no-batch",
             Self::BatchNumber { .. } => "batch-number",
             Self::BatchOrder { .. } => "batch-order",
+            Self::NoPolicyEvent(_) => "no-policy-event",
+            Self::Form(_) => "form",
+            Self::NotThere => "not-there",
+            Self::NotInHost => "not-in-host-list",
+            Self::NotInLedger(_) => "not-in-ledger",
             Self::StartValue { .. } => "start-value",
             Self::Checkpoint { .. } => "checkpoint",
             Self::Boot { .. } => "boot",
@@ -223,12 +270,22 @@ impl FaultKind {
         }
     }
 
+    /// Whether it may be gone in a moment, while the agent is at work.
+    #[must_use]
+    pub(super) fn may_pass(&self) -> bool {
+        matches!(
+            self,
+            Self::NotExtended { .. } | Self::NotInHost | Self::NotInLedger(_)
+        )
+    }
+
     /// Whether it is about the list as a whole, rather than one entry of it.
     #[must_use]
     pub fn is_of_list(&self) -> bool {
         matches!(
             self,
             Self::Empty
+                | Self::NotThere
                 | Self::NotAnchored
                 | Self::OtherPcr { .. }
                 | Self::NotExtended { .. }
@@ -244,6 +301,17 @@ fn order(expected: u64, found: u64) -> String {
         "it was moved or repeated"
     };
     format!("it is batch {found} where batch {expected} belongs: {what}")
+}
+
+fn unlisted(count: u64) -> String {
+    let more = match count {
+        0 | 1 => String::new(),
+        2 => ", and so is one more".to_owned(),
+        count => format!(", and so are {} more", count - 1),
+    };
+    format!(
+        "it is called cima's and is not in the ledger{more}: somebody else put it there, or the ledger lost entries"
+    )
 }
 
 fn prefix(held: u64, entries: u64, name: &str) -> String {

@@ -2,9 +2,9 @@
 //! The judge: takes the entries of a list one after the other.
 //!
 //! Of any list: each entry is consistent with itself, and together they give the PCR
-//! values. Of a cima list besides: one template, one PCR, one boot, batches numbered
-//! without gap, and Start events that recorded what the list gives at their place. The
-//! PCR alone proves that a list is altered; these say where.
+//! values. Of batches in it besides: numbered without gap, of one boot, and each event behind the policy
+//! event that goes with it. Of a cima list besides: one template, one PCR, and Start events that recorded what
+//! the list gives at their place. The PCR alone proves that a list is altered; these say where.
 
 use std::mem::discriminant;
 
@@ -13,14 +13,19 @@ use ima_log::{Entry, EscapedName, Fields, Template};
 use super::{
     Anchor, BatchView, Fault, FaultKind, Judgement, Located, Place, Start,
     anchor::{Comparison, Held},
+    containers::Containers,
+    fault::shown,
+    host::{Ours, comes_first},
     judgement::Violations,
+    known::{Key, Known, Mark, of_event, of_listed},
 };
-use crate::measure::{batch_number, proto};
+use crate::measure::{Anchorage, HostForm, batch_number, implied, proto};
+use proto::context_event::What;
 
 /// In front of every name that cima gives.
-const CIMA: &[u8] = b"cima-";
-const BATCH: &[u8] = b"cima-ctx:";
-const VIOLATION: &[u8] = b"cima-violation:";
+pub(super) const CIMA: &[u8] = b"cima-";
+pub(super) const BATCH: &[u8] = b"cima-ctx:";
+pub(super) const VIOLATION: &[u8] = b"cima-violation:";
 /// Bytes of a violation's detail that are shown.
 const SHOWN: usize = 300;
 
@@ -33,24 +38,33 @@ pub struct Judge {
     expected_pcr: Option<u32>,
     /// Whether the list must be cima's, or turned out to be.
     cima: bool,
+    /// Of a host's list: what is cima's in it.
+    pub(super) ours: Option<Ours>,
+    /// Whether a host's list vouches for this one.
+    vouched: bool,
     entries: u64,
     pcr: Option<u32>,
     boot_id: Option<String>,
+    /// What anchors the list, as its last Start event says.
+    pub(super) anchorage: Option<Anchorage>,
     claimed_start: bool,
     next_batch: u64,
-    violations: Violations,
+    /// Policy events so far; of a host's list all that is cima's.
+    pub(super) known: Known,
+    containers: Containers,
+    pub(super) violations: Violations,
     faults: Vec<Fault>,
 }
 
 /// An entry as the checks see it.
-struct Item<'a> {
-    place: Place,
-    entry: &'a Entry,
-    fields: Option<Fields<'a>>,
+pub(super) struct Item<'a> {
+    pub(super) place: Place,
+    pub(super) entry: &'a Entry,
+    pub(super) fields: Option<Fields<'a>>,
 }
 
 impl Item<'_> {
-    fn name(&self) -> Option<&[u8]> {
+    pub(super) fn name(&self) -> Option<&[u8]> {
         self.fields.as_ref().map(|fields| fields.name)
     }
 }
@@ -65,11 +79,16 @@ impl Judge {
             trust_start: false,
             expected_pcr: None,
             cima: false,
+            ours: None,
+            vouched: false,
             entries: 0,
             pcr: None,
             boot_id: None,
+            anchorage: None,
             claimed_start: false,
             next_batch: 0,
+            known: Known::default(),
+            containers: Containers::default(),
             violations: Violations::default(),
             faults: Vec::new(),
         }
@@ -87,6 +106,18 @@ impl Judge {
     #[must_use]
     pub fn of_ledger(mut self, ledger: bool) -> Self {
         self.cima = ledger;
+        self
+    }
+
+    /// The list is a host's, with cima's entries among the others.
+    pub(super) fn of_host(mut self) -> Self {
+        self.ours = Some(Ours::default());
+        self
+    }
+
+    /// The list is a ledger that a host's list vouches for.
+    pub(super) fn vouched(mut self) -> Self {
+        (self.cima, self.vouched) = (true, true);
         self
     }
 
@@ -111,7 +142,7 @@ impl Judge {
             entry,
             fields: entry.fields().ok(),
         };
-        if self.entries == 0 {
+        if self.entries == 0 && self.ours.is_none() {
             self.pcr = Some(entry.pcr);
             self.cima |= item.name().is_some_and(|name| name.starts_with(CIMA));
             if self.cima && !is_beginning(entry) {
@@ -122,6 +153,7 @@ impl Judge {
         if self.cima {
             self.check_form(&item);
         }
+        self.note(&item);
         self.check_batch(&item);
         self.note_violation(&item);
         self.comparison.extend(place, item.name(), entry);
@@ -149,6 +181,10 @@ impl Judge {
             let template = EscapedName(item.entry.template.name().as_bytes()).to_string();
             self.fault(item, FaultKind::Template(template));
         }
+        self.check_bound(item);
+    }
+
+    fn check_bound(&mut self, item: &Item<'_>) {
         if item.entry.is_violation() {
             self.fault(item, FaultKind::Unbound);
         }
@@ -158,16 +194,58 @@ impl Judge {
         }
     }
 
+    /// Remembers what is cima's, as far as somebody may ask for it.
+    fn note(&mut self, item: &Item<'_>) {
+        let Some(fields) = item.fields.as_ref().filter(|of| of.name.starts_with(CIMA)) else {
+            return;
+        };
+        let key = if self.ours.is_some() {
+            self.key_in_host(item, fields)
+        } else if fields.name.starts_with(BATCH) {
+            None
+        } else {
+            of_listed(HostForm::Buffer, item.entry)
+        };
+        if let Some(key) = key {
+            let Place { index, offset, .. } = item.place;
+            let mark = Mark {
+                index,
+                offset,
+                comes_first: comes_first(fields),
+                told: false,
+            };
+            self.known.note(key, mark);
+        }
+    }
+
+    /// The key of an entry of cima's in a host's list, if it may be one.
+    fn key_in_host(&mut self, item: &Item<'_>, fields: &Fields<'_>) -> Option<Key> {
+        self.pcr.get_or_insert(item.entry.pcr);
+        self.check_bound(item);
+        let key = self.ours.as_mut()?.note(item, fields);
+        if key.is_none() && !item.entry.is_violation() {
+            let template = EscapedName(item.entry.template.name().as_bytes()).to_string();
+            self.fault(item, FaultKind::Form(template));
+        }
+        key
+    }
+
     fn check_batch(&mut self, item: &Item<'_>) {
         let Some(fields) = &item.fields else { return };
-        if !fields.name.starts_with(BATCH) || (!self.cima && fields.payload.is_none()) {
+        if !fields.name.starts_with(BATCH) {
             return;
         }
         let named = batch_number(fields.name);
         let batch = fields.payload.and_then(BatchView::of);
-        let (Some(named), Some(batch)) = (named, batch) else {
-            self.fault(item, FaultKind::NoBatch);
-            return;
+        let (named, batch) = match (named, batch) {
+            (Some(named), Some(batch)) => (named, batch),
+            // A file, of which a host's list has the digest.
+            (Some(named), None) if self.ours.is_some() && fields.payload.is_none() => {
+                return self.check_order(item, named);
+            }
+            // Somebody else's.
+            _ if self.ours.is_none() && !self.cima && fields.payload.is_none() => return,
+            _ => return self.fault(item, FaultKind::NoBatch),
         };
         if named != batch.seq() {
             let payload = batch.seq();
@@ -179,6 +257,16 @@ impl Judge {
                 },
             );
         }
+        self.check_order(item, named);
+        for event in batch.bare_events() {
+            match event {
+                Some(event) => self.check_event(item, &batch, &event),
+                None => self.fault(item, FaultKind::NoBatch),
+            }
+        }
+    }
+
+    fn check_order(&mut self, item: &Item<'_>, named: u64) {
         if named != self.next_batch {
             let expected = self.next_batch;
             self.fault(
@@ -190,13 +278,35 @@ impl Judge {
             );
         }
         self.next_batch = named.saturating_add(1);
-        for event in batch.bare_events() {
-            if let Some(proto::context_event::What::Start(start)) = event.what {
-                match Start::parse(&start) {
-                    Some(start) => self.check_start(item, &start),
-                    None => self.fault(item, FaultKind::NoBatch),
-                }
-            }
+    }
+
+    fn check_event(&mut self, item: &Item<'_>, batch: &BatchView<'_>, event: &proto::ContextEvent) {
+        match &event.what {
+            // Most of them, and nothing is to be found with them.
+            None | Some(What::Execution(_)) => return,
+            Some(What::Start(start)) => match Start::parse(start) {
+                Some(start) => self.check_start(item, &start),
+                None => self.fault(item, FaultKind::NoBatch),
+            },
+            Some(What::Created(created)) => self.containers.created(created),
+            Some(What::Gone(gone)) => self.containers.gone(gone.container),
+            _ => {}
+        }
+        let file = batch.file(event).unwrap_or_default();
+        let time_ns = batch.time_ns(event);
+        let mut missing = None;
+        for provenance in self.containers.provenances(batch.container(event)) {
+            let events = implied(event, &file, time_ns, &provenance);
+            let mut events = events.into_iter();
+            let lacking = events.find(|event| !of_event(event).any(|key| self.known.has(&key)));
+            match lacking {
+                Some(event) => missing.get_or_insert(event),
+                None => return,
+            };
+        }
+        if let Some(event) = missing {
+            let name = shown(event.name.as_bytes());
+            self.fault(item, FaultKind::NoPolicyEvent(name));
         }
     }
 
@@ -210,13 +320,19 @@ impl Judge {
             Some(_) => {}
             None => self.boot_id = Some(start.boot_id.clone()),
         }
+        self.anchorage = Some(start.anchorage);
         let pcr = item.entry.pcr;
         if let Some(expected) = start.pcr.filter(|expected| *expected != pcr) {
             let found = pcr;
             self.fault(item, FaultKind::Pcr { expected, found });
         }
-        if start.reason == proto::start::Reason::ChainBroken {
+        let anew = start.reason == proto::start::Reason::ChainBroken;
+        if anew {
             self.fault(item, FaultKind::ChainBroken);
+        }
+        if self.ours.is_some() {
+            // Others extend a host's PCR, too, between its reading and this entry.
+        } else if anew {
             self.comparison.start(pcr, &start.values, self.entries);
         } else if self.entries == 0 {
             self.check_first_values(item, start);
@@ -284,7 +400,7 @@ impl Judge {
             .all(|fault| discriminant(&fault.kind) != discriminant(&kind))
         {
             let at = Some(Located::new(item.place, item.name()));
-            self.faults.push(Fault { at, kind });
+            self.faults.push(Fault::new(at, kind));
         }
     }
 
@@ -309,18 +425,24 @@ impl Judge {
                 };
                 Some((Some(next), kind))
             }
+            Held::NotCompared if self.vouched => None,
             Held::NotCompared => Some((None, FaultKind::NotAnchored)),
             Held::Nothing => Some((None, FaultKind::NoReplay)),
         };
-        if let (true, false, Some(expected), Some(found)) =
-            (self.cima, self.not_anchored, self.expected_pcr, self.pcr)
+        let cimas = self.cima || self.ours.is_some();
+        let anchored = !self.not_anchored || self.vouched;
+        if let (true, true, Some(expected), Some(found)) =
+            (cimas, anchored, self.expected_pcr, self.pcr)
             && expected != found
         {
             let kind = FaultKind::OtherPcr { expected, found };
-            self.faults.push(Fault { at: None, kind });
+            self.faults.push(Fault::new(None, kind));
+        }
+        if self.ours.is_some() && self.entries > 0 && self.next_batch == 0 {
+            self.faults.push(Fault::new(None, FaultKind::NotThere));
         }
         self.faults
-            .extend(of_list.map(|(at, kind)| Fault { at, kind }));
+            .extend(of_list.map(|(at, kind)| Fault::new(at, kind)));
         Judgement {
             entries: self.entries,
             cima: self.cima && self.entries > 0,
@@ -330,6 +452,7 @@ impl Judge {
             since,
             banks,
             faults: self.faults,
+            host: None,
             violations: self.violations,
             trusted_start: self.claimed_start && self.trust_start,
         }

@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use super::{BankOutcome, Fault, FaultKind};
+use super::{BankOutcome, Fault};
 use crate::sink::{PcrWarning, pcr_rule};
 
 /// The judgement over a list.
@@ -25,8 +25,25 @@ pub struct Judgement {
     pub banks: Vec<BankOutcome>,
     /// Why it is not good: the first fault of each kind by place, then the whole list's.
     pub faults: Vec<Fault>,
+    /// Of a host's list: what is cima's in it.
+    pub host: Option<HostOutcome>,
     pub(super) violations: Violations,
     pub(super) trusted_start: bool,
+}
+
+/// What was found of cima in a host's list.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct HostOutcome {
+    /// Entries that are cima's.
+    pub entries: u64,
+    /// Entries of the ledger, if there was one to compare with.
+    pub ledger: Option<u64>,
+    /// Entries at the ledger's end that were appended while the lists were being judged.
+    pub ledger_since: u64,
+    /// Entries that the host's list may have before the ledger, and the ledger does not have.
+    pub untold: u64,
+    /// Batches whose events the list does not have, nor a ledger.
+    pub unread: u64,
 }
 
 /// How many violations of each kind are on record.
@@ -53,6 +70,10 @@ pub enum Warning {
     Resettable(u32),
     /// `--trust-start`.
     TrustedStart,
+    /// [`HostOutcome::untold`].
+    Untold(u64),
+    /// [`HostOutcome::unread`].
+    Unread(u64),
 }
 
 impl Judgement {
@@ -62,11 +83,11 @@ impl Judgement {
         self.faults.is_empty()
     }
 
-    /// Whether all that is wrong is that the PCR lags behind the list, as it does for a
-    /// moment while the agent is at work.
+    /// Whether all that is wrong is that the PCR lags behind the list, or a host's list and the ledger behind
+    /// each other, as they do for a moment while the agent is at work.
     #[must_use]
     pub fn lags(&self) -> bool {
-        matches!(self.faults.as_slice(), [fault] if matches!(fault.kind, FaultKind::NotExtended { .. }))
+        !self.is_good() && self.faults.iter().all(|fault| fault.kind.may_pass())
     }
 
     /// The fault that the verdict names: the whole list's, else the first.
@@ -106,6 +127,9 @@ impl Judgement {
         if self.trusted_start {
             warnings.push(Warning::TrustedStart);
         }
+        let HostOutcome { untold, unread, .. } = self.host.unwrap_or_default();
+        warnings.extend((untold > 0).then_some(Warning::Untold(untold)));
+        warnings.extend((unread > 0).then_some(Warning::Unread(unread)));
         warnings
     }
 
@@ -113,7 +137,7 @@ impl Judgement {
     #[must_use]
     pub fn sentence(&self) -> String {
         if let Some(fault) = self.main_fault() {
-            return if fault.kind.is_of_list() {
+            return if fault.kind.is_of_list() && !fault.in_ledger {
                 fault.kind.to_string()
             } else {
                 fault.to_string()
@@ -121,7 +145,7 @@ impl Judgement {
         }
         let (entries, since) = (self.entries, self.since);
         let pcrs = self.pcrs();
-        if entries == 1 {
+        if entries == 1 && self.host.is_none() {
             return format!("the only entry is in {pcrs}, unaltered");
         }
         let held = match entries - since {
@@ -134,7 +158,8 @@ impl Judgement {
             1 => "; one was appended while this looked".to_owned(),
             since => format!("; {since} were appended while this looked"),
         };
-        format!("{held} in {pcrs}, unaltered and in order{later}")
+        let cimas = self.host.map(|host| host.sentence()).unwrap_or_default();
+        format!("{held} in {pcrs}, unaltered and in order{later}{cimas}")
     }
 
     fn pcrs(&self) -> String {
@@ -146,6 +171,22 @@ impl Judgement {
     }
 }
 
+impl HostOutcome {
+    fn sentence(&self) -> String {
+        let cimas = match self.entries {
+            1 => "; one is cima's".to_owned(),
+            entries => format!("; {entries} are cima's"),
+        };
+        let Some(ledger) = self.ledger else {
+            return cimas;
+        };
+        match self.ledger_since {
+            0 => format!("{cimas}, with all {ledger} of the ledger"),
+            since => format!("{cimas}, with the first {} of the ledger", ledger - since),
+        }
+    }
+}
+
 impl Warning {
     /// A word for programs.
     #[must_use]
@@ -154,6 +195,8 @@ impl Warning {
             Self::Violations { .. } => "violations",
             Self::Resettable(_) => "resettable-pcr",
             Self::TrustedStart => "trusted-start",
+            Self::Untold(_) => "not-in-ledger",
+            Self::Unread(_) => "unread-batches",
         }
     }
 }
@@ -177,6 +220,14 @@ impl fmt::Display for Warning {
             Self::Resettable(pcr) => write!(f, "PCR {pcr} {}", PcrWarning::Resettable),
             Self::TrustedStart => f.write_str(
                 "the PCR's values before the first entry are the list's own claim (--trust-start)",
+            ),
+            Self::Untold(count) => write!(
+                f,
+                "{count} of the host's list are not in the ledger, and may be there first (cima-exec and the like): an agent that was ended, or an event that was lost on its way, leaves them there alone"
+            ),
+            Self::Unread(count) => write!(
+                f,
+                "{count} batches are in this list by their digest only: what they tell was not checked (give the ledger, too)"
             ),
         }
     }

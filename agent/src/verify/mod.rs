@@ -4,19 +4,23 @@
 //!
 //! A room of its own and not a part of `cli`, so that anyone who links this library
 //! (a fleet's verifier, a report) gets the same judgement as `cima verify`. Trusts
-//! nothing in the list; the PCR values are the caller's to trust. Memory is constant
-//! but for one entry: of each kind of fault the first is kept.
+//! nothing in the list; the PCR values are the caller's to trust. Of each kind of fault the first is kept; memory
+//! grows with distinct policy events and containers only, by a key for each (`known`).
 
 mod anchor;
 mod batch;
+mod containers;
 mod fault;
+mod host;
 mod judge;
 mod judgement;
+mod known;
 mod start;
 
 pub use anchor::{Anchor, BankOutcome};
 pub use batch::{BatchView, EventView};
 pub use fault::{Fault, FaultKind, Located, Place};
+pub use host::{Extent, HostJudge};
 pub use judge::Judge;
-pub use judgement::{Judgement, Warning};
+pub use judgement::{HostOutcome, Judgement, Warning};
 pub use start::Start;

@@ -11,7 +11,9 @@ use proto::{context_event::What, start::Reason};
 
 pub(crate) const BOOT: &str = "8c2d2a94-3f0e-4a0b-9d6e-0a3f5ad0c1d2";
 pub(crate) const PCR: u32 = 13;
-const NOBODY: Provenance = Provenance::Unregistered;
+pub(crate) const NOBODY: Provenance = Provenance::Unregistered;
+/// With a byte that a terminal would not show.
+pub(crate) const PROGRAM: &[u8] = b"/usr/bin/a b\xff";
 pub(crate) const BANKS: [HashAlgorithm; 2] = [HashAlgorithm::Sha1, HashAlgorithm::Sha256];
 
 /// A list that grows as the agent's does, with the PCR beside it.
@@ -21,6 +23,10 @@ pub(crate) struct List {
     boot: String,
     replay: Replay,
     next_batch: u64,
+    /// Whether its Start events say what the PCR held.
+    recording: bool,
+    /// What its Start events say anchors it.
+    sink: &'static str,
 }
 
 impl List {
@@ -38,6 +44,8 @@ impl List {
             boot: BOOT.to_owned(),
             replay: Replay::new(&BANKS),
             next_batch: 0,
+            recording: pcr.is_some(),
+            sink: "",
         }
     }
 
@@ -54,15 +62,31 @@ impl List {
         self
     }
 
+    /// The ledger of a sink that puts its entries into the host's list: what PCR 10 holds is the kernel's affair.
+    pub(crate) fn in_host(sink: &'static str, boot: &str) -> Self {
+        let mut list = Self {
+            recording: false,
+            sink,
+            ..Self::without_start(Some(10)).of_boot(boot)
+        };
+        list.start(Reason::Boot);
+        list
+    }
+
     /// A list with something of every kind: 9 entries, batches 0 to 3.
     pub(crate) fn good() -> Self {
-        let mut list = Self::new();
+        Self::new().filled()
+    }
+
+    /// With what [`List::good`] has.
+    pub(crate) fn filled(mut self) -> Self {
+        let list = &mut self;
         let digest = HashAlgorithm::Sha256.digest(b"a program");
         list.policy_event(&PolicyEvent::agent(
             cima_agent::measure::SelfPart::Binary,
             &digest,
         ));
-        list.policy_event(&PolicyEvent::exec(&NOBODY, b"/usr/bin/a b", &digest));
+        list.policy_event(&PolicyEvent::exec(&NOBODY, PROGRAM, &digest));
         list.mapping();
         list.policy_event(&PolicyEvent::exec(&NOBODY, b"/usr/bin/c", &digest));
         list.policy_event(&PolicyEvent::violation(
@@ -74,7 +98,7 @@ impl List {
         list.start(Reason::Restart);
         list.policy_event(&PolicyEvent::exec(&NOBODY, b"/usr/bin/e", &digest));
         list.batch(vec![event(What::Stop(proto::Stop {}))]);
-        list
+        self
     }
 
     pub(crate) fn start(&mut self, reason: Reason) {
@@ -83,13 +107,13 @@ impl List {
             agent_version: "0.1.0".into(),
             kernel_release: "6.12.0".into(),
             pcr: self.pcr,
-            banks: match self.pcr {
-                Some(_) => self.values().iter().map(bank).collect(),
-                None => Vec::new(),
+            banks: match self.recording {
+                true => self.values().iter().map(bank).collect(),
+                false => Vec::new(),
             },
             realtime_offset_ns: 1,
             reason: reason.into(),
-            sink: String::new(),
+            sink: self.sink.to_owned(),
         };
         self.batch(vec![event(What::Start(start))]);
     }
@@ -120,8 +144,14 @@ impl List {
     }
 
     /// A batch with one mapping, whose path and cgroup have bytes a terminal would obey.
-    fn mapping(&mut self) {
+    pub(crate) fn mapping(&mut self) {
+        self.mapping_in(0);
+    }
+
+    /// The same in the container of this number.
+    pub(crate) fn mapping_in(&mut self, container: u64) {
         let identity = proto::Identity {
+            container,
             mnt_ns: 4_026_532_600,
             mnt_generation: 77,
             cgroup_path: b"/machine.slice/\x1b[2J".to_vec(),
@@ -129,11 +159,12 @@ impl List {
             ..Default::default()
         };
         let file = proto::File {
-            path: b"/usr/bin/a b\xff".to_vec(),
+            path: PROGRAM.to_vec(),
+            mode: 0o100_755,
             ..Default::default()
         };
         let mapping = proto::Mapping {
-            digest: vec![0xab; 32],
+            digest: HashAlgorithm::Sha256.digest(b"a program").bytes().to_vec(),
             algorithm: "sha256".into(),
             ..Default::default()
         };
@@ -154,7 +185,8 @@ impl List {
     }
 
     pub(crate) fn entry(&mut self, name: &str, payload: &[u8]) {
-        self.push(Entry::ima_buf(PCR, HashAlgorithm::Sha256, name, payload).unwrap());
+        let pcr = self.pcr.unwrap_or(PCR);
+        self.push(Entry::ima_buf(pcr, HashAlgorithm::Sha256, name, payload).unwrap());
     }
 
     pub(crate) fn push(&mut self, entry: Entry) {
@@ -219,7 +251,7 @@ pub(crate) fn pcr_args(values: &[Digest]) -> Vec<String> {
         .collect()
 }
 
-fn event(what: What) -> proto::ContextEvent {
+pub(crate) fn event(what: What) -> proto::ContextEvent {
     proto::ContextEvent {
         what: Some(what),
         ..Default::default()

@@ -78,7 +78,7 @@ fn a_json_line_tells_what_a_policy_event_says() {
             "pcr": 13,
             "template_hash": list.entries[2].template_hash.to_string(),
             "template": "ima-buf",
-            "name": "cima-exec:unregistered:/usr/bin/a%20b",
+            "name": "cima-exec:unregistered:/usr/bin/a%20b%FF",
             "digest": HashAlgorithm::Sha256.digest(payload.as_bytes()).to_string(),
             "payload": payload,
         })
@@ -103,7 +103,8 @@ fn a_json_line_decodes_a_batch_with_the_identity_in_place() {
     assert_eq!(event["identity"]["container_id"], "ab".repeat(32));
     assert_eq!(event["identity"]["cgroup_path"], r"/machine.slice/\x1b[2J");
     assert_eq!(event["mapping"]["file"]["path"], r"/usr/bin/a b\xff");
-    assert_eq!(event["mapping"]["digest"], "ab".repeat(32));
+    let digest = HashAlgorithm::Sha256.digest(b"a program");
+    assert_eq!(event["mapping"]["digest"], hex::encode(digest.bytes()));
     assert!(lines[3]["payload"].is_null() && lines[3]["payload_hex"].is_string());
     let restart = &lines[6]["batch"]["events"][0];
     assert_eq!(restart["start"]["reason"], "RESTART");

@@ -5,6 +5,7 @@
 mod command;
 mod doctor;
 mod evmctl;
+mod host_list;
 mod images;
 mod list;
 mod log;

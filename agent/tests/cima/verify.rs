@@ -4,7 +4,11 @@
 use std::fmt::Write as _;
 
 use cima_agent::{
-    measure::{PolicyEvent, Violation, proto::start::Reason},
+    containers::Provenance,
+    measure::{
+        PolicyEvent, SelfPart, Violation,
+        proto::{self, context_event::What, start::Reason},
+    },
     verify::{Anchor, Judge, Place},
 };
 use ima_log::{BinaryReader, ByteOrder, Digest, Entry, HashAlgorithm, Template};
@@ -13,7 +17,8 @@ use crate::{
     command::{Files, Ran, cima, cima_reading},
     evmctl::pcr_file,
     list::{
-        BANKS, BOOT, List, PCR, binary, pcr_args, replayed, vector, vector_path, vector_pcr_args,
+        BANKS, BOOT, List, NOBODY, PCR, PROGRAM, binary, event, pcr_args, replayed, vector,
+        vector_path, vector_pcr_args,
     },
 };
 
@@ -137,7 +142,7 @@ fn a_flipped_byte_of_each_field_is_refused_and_located() {
     let start = list.offsets()[2];
     let entry = &list.entries[2];
     let end = list.offsets()[3];
-    let name = format!("entry 2, at byte {start} (cima-exec:unregistered:/usr/bin/a%20b)");
+    let name = format!("entry 2, at byte {start} (cima-exec:unregistered:/usr/bin/a%20b%FF)");
     let cases: [(&str, usize, i32, &str); 8] = [
         ("pcr", start, 1, "entry 2, at byte"),
         ("template hash", start + 4, 1, &name),
@@ -536,7 +541,13 @@ fn lists_of_two_boots_do_not_join() {
 
 #[test]
 fn a_name_and_a_payload_that_disagree_are_named() {
-    let cases: [(&str, &[u8], &str); 4] = [
+    let cases: [(&str, &[u8], &str); 5] = [
+        // An event that is none.
+        (
+            "cima-ctx:1",
+            b"v1;\x08\x01\x22\x01\x08",
+            "payload or its name is not one",
+        ),
         (
             "cima-ctx:1",
             b"v1;\x08\x02",
@@ -791,5 +802,111 @@ fn completions_and_help_are_there() {
             ran.out.contains("Examples:") && ran.out.contains("Exit codes: 0"),
             "{words:?}"
         );
+    }
+}
+
+/// What was extended as it is: no PCR tells that the agent left something out.
+fn of(say: impl FnOnce(&mut List)) -> Ran {
+    let mut list = List::new();
+    say(&mut list);
+    verify(&list.binary(), &list.values(), &[])
+}
+
+#[test]
+fn each_context_event_has_its_policy_event_before_it() {
+    let digest = HashAlgorithm::Sha256.digest(b"a program");
+    let image: image_digest::ImageDigest = digest.to_string().parse().unwrap();
+    let loss = What::Loss(proto::Loss {
+        cause: "map-ring-full".into(),
+        cpu: 1,
+        count: 17,
+    });
+    let parts = What::Parts(proto::Parts {
+        parts: vec![proto::Part {
+            name: "probes".into(),
+            digest: digest.to_string(),
+        }],
+    });
+    let loaded = What::PolicyLoaded(proto::PolicyLoaded {
+        sha256: digest.bytes().to_vec(),
+        name: "admission".into(),
+    });
+    let created = proto::Created {
+        container: 7,
+        image: digest.bytes().to_vec(),
+        allowed: true,
+        ..Default::default()
+    };
+    let lost = "cause=map-ring-full;count=17;at=5";
+    let said = |what: What| move |list: &mut List| list.batch(vec![event(what.clone())]);
+    type Say = Box<dyn Fn(&mut List)>;
+    let cases: [(PolicyEvent, Say); 5] = [
+        (
+            PolicyEvent::own_violation(Violation::Loss, lost),
+            Box::new(said(loss)),
+        ),
+        (
+            PolicyEvent::agent(SelfPart::Probes, &digest),
+            Box::new(said(parts)),
+        ),
+        (
+            PolicyEvent::agent(SelfPart::Admission, &digest),
+            Box::new(said(loaded)),
+        ),
+        (
+            PolicyEvent::image(&image),
+            Box::new(said(What::Created(created.clone()))),
+        ),
+        (
+            PolicyEvent::exec(&NOBODY, PROGRAM, &digest),
+            Box::new(List::mapping),
+        ),
+    ];
+    for (policy_event, context) in &cases {
+        let name = &policy_event.name;
+        let missing = format!("(cima-ctx:1): it tells of what {name} is the entry for");
+        good(&of(|list| {
+            list.policy_event(policy_event);
+            context(list);
+        }));
+        bad(&of(|list| context(list)), &[&missing]);
+        bad(
+            &of(|list| {
+                context(list);
+                list.policy_event(policy_event);
+            }),
+            &[&missing],
+        );
+        bad(
+            &of(|list| {
+                list.entry(name, b"v1;another");
+                context(list);
+            }),
+            &[&missing],
+        );
+    }
+    // Whose a mapping is, the list says itself.
+    let of_image = PolicyEvent::exec(&Provenance::Image(image), PROGRAM, &digest);
+    let of_nobody = PolicyEvent::exec(&NOBODY, PROGRAM, &digest);
+    let in_container = |policy_event: &PolicyEvent, gone: bool| {
+        of(|list| {
+            list.policy_event(&PolicyEvent::image(&image));
+            list.batch(vec![event(What::Created(created.clone()))]);
+            if gone {
+                let container = created.container;
+                let gone = proto::Gone {
+                    container,
+                    cause: 0,
+                };
+                list.batch(vec![event(What::Gone(gone))]);
+            }
+            list.policy_event(policy_event);
+            list.mapping_in(created.container);
+        })
+    };
+    good(&in_container(&of_image, false));
+    bad(&in_container(&of_nobody, false), &[&of_image.name]);
+    for policy_event in [&of_image, &of_nobody] {
+        good(&in_container(policy_event, true));
     }
 }

@@ -385,6 +385,12 @@ pub struct MountNs {
     pub gathered: u32,
     /// Bits of [`mount_ns`]. The probes change it together with `gathered`, as one word.
     pub state: u32,
+    /// Digest of the container's image, in memory's order; 0 unless [`provenance::IMAGE`].
+    pub image: [u64; 4],
+    /// One of [`provenance`].
+    pub provenance: u32,
+    /// 0.
+    pub reserved: u32,
 }
 
 /// Bits of [`MountNs::state`].
@@ -522,9 +528,53 @@ pub struct Scope {
     pub host_root_inode: u64,
     /// Its device in the kernel's encoding.
     pub host_root_device: u32,
-    /// 0.
-    pub reserved: u32,
+    /// Not 0: what is measured is [handed](Handed) to the programs that have the kernel list it.
+    pub kernel_lists: u32,
 }
+
+/// What a task has measured, for the program that lists it in the same hook: element of the map [`map::HANDED`], by
+/// the task (`bpf_get_current_pid_tgid`). All but `file` is `struct cima_measurement` of `kmod-bridge/uapi/cima.h`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Handed {
+    /// Address of the `struct file`, by which the other knows that it is meant.
+    pub file: u64,
+    /// One of [`provenance`].
+    pub provenance: u32,
+    /// Bits of [`handed`].
+    pub flags: u32,
+    /// Digest of the image, in memory's order; 0 unless [`provenance::IMAGE`].
+    pub image: [u64; 4],
+    /// Negative errno of the hash, or 0.
+    pub error: i32,
+    /// The kernel's `enum hash_algo`.
+    pub algorithm: u32,
+    /// The digest, in memory's order, zeros behind.
+    pub digest: [u64; DIGEST_LEN / 8],
+}
+
+/// Values of [`Handed::provenance`] and [`MountNs::provenance`]: whose image a file is of. As in `enum cima_provenance`.
+pub mod provenance {
+    /// Nobody announced the container.
+    pub const UNREGISTERED: u32 = 0;
+    /// Announced, but its image has no digest.
+    pub const UNMEASURED: u32 = 1;
+    /// The image with that digest.
+    pub const IMAGE: u32 = 2;
+}
+
+/// Bits of [`Handed::flags`]: `CIMA_*` of `kmod-bridge/uapi/cima.h`.
+pub mod handed {
+    /// There is a hash, or an error.
+    pub const HASHED: u32 = 1 << 0;
+    /// Somebody could write the file meanwhile.
+    pub const WRITER: u32 = 1 << 1;
+    /// The digest is of the upper file, what is mapped is the lower one.
+    pub const COPIED_UP: u32 = 1 << 2;
+}
+
+/// Tasks that may have something handed at a time.
+pub const HANDED: u32 = 1 << 12;
 
 #[cfg(feature = "user")]
 #[allow(unsafe_code, reason = "aya asks for this promise")]
@@ -533,7 +583,7 @@ unsafe impl aya::Pod for Scope {}
 
 #[cfg(feature = "user")]
 #[allow(unsafe_code, reason = "aya asks for this promise")]
-// SAFETY: MountNs is repr(C), made of four u64 and four u32, without padding; any bytes are a valid value.
+// SAFETY: MountNs is repr(C), made of u64 and pairs of u32, without padding (below); any bytes are a valid value.
 unsafe impl aya::Pod for MountNs {}
 
 /// Names of the maps.
@@ -566,9 +616,12 @@ pub mod map {
     /// Array of one u64: how often paths may have changed.
     pub const PATHS: &str = "PATHS";
 
+    /// Hash map: task to [`super::Handed`].
+    pub const HANDED: &str = "HANDED";
+
     /// Every map that a set of probes shares with the agents that come and go.
-    pub const ALL: [&str; 10] = [
-        EVENTS, LOSSES, SCOPE, SELF_TEST, STATS, WRITES, MOUNTS, DIGESTS, SAID, NAMESPACES,
+    pub const ALL: [&str; 11] = [
+        EVENTS, LOSSES, SCOPE, SELF_TEST, STATS, WRITES, MOUNTS, DIGESTS, SAID, NAMESPACES, HANDED,
     ];
 }
 
@@ -597,5 +650,6 @@ const _: () = {
         core::mem::offset_of!(MountNs, state),
     );
     assert!(gathered.is_multiple_of(8) && state == gathered + 4);
-    assert!(size_of::<MountNs>() == 48 && size_of::<Change>() == 64);
+    assert!(size_of::<Handed>() == 8 + 4 * 4 + 32 + DIGEST_LEN);
+    assert!(size_of::<MountNs>() == 48 + 32 + 8 && size_of::<Change>() == 64);
 };

@@ -19,6 +19,8 @@ mod handover;
 mod images;
 mod lifecycle;
 mod measures;
+mod module;
+mod outrun;
 mod powercut;
 mod refusals;
 mod selftest;
@@ -50,7 +52,9 @@ pub(crate) const ALL: &[Scenario] = &[
     faults::SCENARIO,
     powercut::SCENARIO,
     sinks::SCENARIO,
+    outrun::SCENARIO,
     floods::SCENARIO,
+    module::SCENARIO,
     images::SCENARIO,
     containers::SCENARIO,
     admission::SCENARIO,

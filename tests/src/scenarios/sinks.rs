@@ -112,6 +112,7 @@ fn play(claims: &mut Claims, _arguments: &[String]) {
         );
         chosen(&site, "ima-file");
         all_listed(&site);
+        verified(&site);
     });
     claims.claim(
         "every entry is in the kernel's list, and PCR 10 is that list's in every bank",
@@ -119,6 +120,10 @@ fn play(claims: &mut Claims, _arguments: &[String]) {
             let agent = site.start();
             let load = Load::start(Path::new("/tmp/sinks-load"), 0, EVERY);
             load.wait_for(40);
+            // The agent is at work, and so is the kernel.
+            for _ in 0..5 {
+                good(&site);
+            }
             let executed = load.finish();
             eventually("the last is in the list", || {
                 executed.last_is_in(&site.entries()).then_some(())
@@ -126,6 +131,8 @@ fn play(claims: &mut Claims, _arguments: &[String]) {
             agent.stop();
             executed.assert_in(&site.entries());
             all_listed(&site);
+            verified(&site);
+            verified_alone();
             evmctl::agrees(Path::new(HOST_LIST));
         },
     );
@@ -174,6 +181,8 @@ fn play(claims: &mut Claims, _arguments: &[String]) {
             executed.assert_in(&site.entries());
             assert_eq!(assert_sound(&site.entries()), 0, "events lost");
             all_listed(&site);
+            verified(&site);
+            verified_alone();
             evmctl::agrees(Path::new(HOST_LIST));
         },
     );
@@ -201,8 +210,24 @@ fn play(claims: &mut Claims, _arguments: &[String]) {
                 .expect("a path in a payload or name");
             bytes[place + 11] ^= 1;
             fs::write(&list, bytes).expect("root can write it");
+            let ran = site.verify_in("10");
+            assert_eq!(ran.code(), Some(1), "{}", ran.stderr);
+            for said in [
+                "it is not in the host's list",
+                "is not in the ledger",
+                "PCR 10 sha256 match",
+            ] {
+                assert!(ran.stdout.contains(said), "{said}: {}", ran.stdout);
+            }
             let agent = site.start();
             agent.stop();
+            let ran = site.verify_in("10");
+            assert_eq!(ran.code(), Some(1), "{}", ran.stderr);
+            assert!(
+                ran.stdout.contains("the chain is broken here"),
+                "{}",
+                ran.stdout
+            );
             let chain: Vec<_> = site
                 .policy_events()
                 .into_iter()
@@ -305,6 +330,43 @@ fn chosen(site: &Site, sink: &str) {
     assert!(events.contains(&wanted), "{events:?}");
     let events = site.context_events();
     assert_eq!(events[0]["start"]["sink"], sink, "{}", events[0]);
+}
+
+/// `cima verify` finds no fault with the kernel's list and the agent's in it, and says this.
+#[track_caller]
+fn good(site: &Site) -> String {
+    let ran = site.verify_in("10");
+    let said = format!("{}{}", ran.stdout, ran.stderr);
+    assert_eq!(ran.code(), Some(0), "{said}");
+    assert!(said.contains(" of the ledger"), "{said}");
+    said
+}
+
+/// While nobody is at work: the kernel's list is what PCR 10 holds in each bank.
+#[track_caller]
+fn verified(site: &Site) {
+    let said = good(site);
+    for bank in ["sha1  ", "sha256", "sha384", "sha512"] {
+        assert!(said.contains(&format!("PCR 10 {bank} match")), "{said}");
+    }
+}
+
+/// The same of the kernel's list by itself, in each form that it has.
+#[track_caller]
+fn verified_alone() {
+    let dir = Path::new(HOST_LIST).parent().expect("it has one");
+    let mut forms = 0;
+    for file in fs::read_dir(dir).expect("the kernel shows it").flatten() {
+        let path = file.path();
+        let path = path.to_str().expect("a plain path");
+        if path.contains("_runtime_measurements") {
+            let ran = process::run(&[CIMA, "verify", "--tpm", "--host-list", path]);
+            assert_eq!(ran.code(), Some(0), "{path}: {}{}", ran.stdout, ran.stderr);
+            forms += 1;
+        }
+    }
+    // Linux 6.10 and later have one more of each form for each bank.
+    assert!(forms >= 2, "{forms}");
 }
 
 /// Each entry of the list is a file of the kernel's list, under its bare name, with its payload's digest.

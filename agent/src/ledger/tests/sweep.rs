@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What the agent does while something goes wrong, and what must be so afterwards.
 //!
-//! Group `n` is two policy events and a batch that reads the kernel's queue up to
-//! `100 * (n + 1)` and reports one loss, so that a list shows what is in it.
+//! Group `n` is two policy events, the second of which is a loss, and a batch that reads the kernel's queue up to
+//! `100 * (n + 1)` and reports that loss, so that a list shows what is in it.
 
 use std::{fs, ops::Range, path::Path};
 
@@ -14,23 +14,27 @@ use super::{
 };
 use crate::{
     ledger::{Ledger, LedgerError, Opened, intent::FORMAT, segments},
-    measure::{Batch, ContextEvent, PolicyEvent, decode_batch, proto},
+    measure::{Batch, PolicyEvent, decode_batch, loss, proto},
     verify::{BankOutcome, FaultKind, Start},
 };
 
 pub(crate) fn group(n: u32) -> ([PolicyEvent; 2], Batch) {
     let mut batch = Batch::new();
     batch.set_queue(7, 100 * u64::from(n + 1));
-    let loss = proto::Loss {
-        cause: "map-ring-full".into(),
-        cpu: 0,
-        count: 1,
-    };
-    batch.push(ContextEvent::of_agent(
-        u64::from(n + 1),
-        proto::context_event::What::Loss(loss),
-    ));
-    ([event(2 * n), event(2 * n + 1)], batch)
+    let (lost, context) = loss("map-ring-full", 0, 1, u64::from(n + 1));
+    batch.push(context);
+    ([event(2 * n), lost], batch)
+}
+
+/// What the policy events of the first `groups` groups say.
+fn said(groups: u32) -> Vec<(String, Vec<u8>)> {
+    let of = |event: PolicyEvent| (event.name, event.payload.into_bytes());
+    (0..groups).flat_map(|n| group(n).0.map(of)).collect()
+}
+
+fn says(entry: &Entry) -> (String, Vec<u8>) {
+    let payload = entry.fields().unwrap().payload.unwrap();
+    (entry.display_name(), payload.to_vec())
 }
 
 pub(crate) fn commit(ledger: &mut Ledger, n: u32) -> Result<(), LedgerError> {
@@ -107,7 +111,7 @@ pub(crate) fn groups_once(entries: &[Entry]) -> u32 {
     for entry in entries {
         let fields = entry.fields().unwrap();
         let Some(batch) = decode_batch(fields.payload.unwrap()) else {
-            events.push(entry.display_name());
+            events.push(says(entry));
             continue;
         };
         if Start::of(entry).is_none() {
@@ -115,8 +119,7 @@ pub(crate) fn groups_once(entries: &[Entry]) -> u32 {
         }
     }
     let groups = u32::try_from(batches.len()).unwrap();
-    let expected: Vec<_> = (0..2 * groups).map(|n| event(n).name).collect();
-    assert_eq!(events, expected);
+    assert_eq!(events, said(groups));
     let expected: Vec<_> = (1..=u64::from(groups)).map(|n| 100 * n).collect();
     assert_eq!(batches, expected);
     groups
@@ -157,8 +160,9 @@ pub(crate) fn broken(root: &Path, tpm: &Tpm, acknowledged: u32, breaks: usize) {
     let names: Vec<_> = entries.iter().map(Entry::display_name).collect();
     let violations = names.iter().filter(|name| name.contains(":chain:"));
     assert_eq!(violations.count(), breaks);
-    for n in 0..2 * acknowledged {
-        assert!(names.contains(&event(n).name), "{n} is lost");
+    let found: Vec<_> = entries.iter().map(says).collect();
+    for event in said(acknowledged) {
+        assert!(found.contains(&event), "{event:?} is lost");
     }
     let positions: Vec<_> = entries.iter().filter_map(position).collect();
     for n in 1..=u64::from(acknowledged) {
