@@ -8,7 +8,7 @@ use super::{
     page::{Finding, State, word},
 };
 use crate::{
-    config::ConfigError,
+    config::{ConfigError, SinkKind},
     machine::is_denied,
     preflight::{self, Missing},
 };
@@ -25,13 +25,10 @@ const ENABLED: &str = "/etc/systemd/system/multi-user.target.wants/cimad.service
 const SYSTEMD: &str = "/run/systemd/system";
 
 pub(super) fn look(host: &Host<'_>) -> Vec<Finding> {
-    vec![
-        configuration(host),
-        policy(host),
-        probes(host),
-        unit(host),
-        cimad(host),
-    ]
+    let mut findings = vec![configuration(host), policy(host), probes(host)];
+    findings.extend(lister(host));
+    findings.extend([unit(host), cimad(host)]);
+    findings
 }
 
 fn configuration(host: &Host<'_>) -> Finding {
@@ -91,6 +88,32 @@ fn probes(host: &Host<'_>) -> Finding {
             ]
         },
     )
+}
+
+/// The object of the sink `kernel`: where the module is, cimad does not start without it.
+fn lister(host: &Host<'_>) -> Option<Finding> {
+    let is_needed = match host.config.sink.kind {
+        SinkKind::Kernel => true,
+        SinkKind::Auto => host.has_module(),
+        SinkKind::ImaFile | SinkKind::Pcr | SinkKind::None => false,
+    };
+    let path = &host.config.probes.lister;
+    is_needed.then(|| {
+        Finding::of(
+            "lister",
+            preflight::probes(&host.machine, path),
+            |()| format!("{} is there", path.display()),
+            |_| {
+                vec![
+                    "cargo xtask build module".to_owned(),
+                    format!(
+                        "install -D -m 644 target/cima/stage/lib/cima-list.o {}",
+                        word(&path.to_string_lossy())
+                    ),
+                ]
+            },
+        )
+    })
 }
 
 fn has_unit(host: &Host<'_>) -> bool {

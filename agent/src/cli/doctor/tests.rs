@@ -79,6 +79,7 @@ impl Node {
                 include_str!("../../../../policies/default/measurement.toml"),
             ),
             ("/usr/lib/cima/cima-probes.o", ""),
+            ("/usr/lib/cima/cima-list.o", ""),
             ("/run/systemd/system/x", ""),
             (UNIT, ""),
         ];
@@ -375,7 +376,7 @@ fn each_lack_of_the_agent_and_the_engines_is_said_alone_with_what_mends_it() {
     type Break = fn(&Node);
     let install_hook = "cima hook install --engine podman";
     let programs = "install -D -m 755 -t /usr/libexec/cima target/cima/stage/bin/cima-hook target/cima/stage/bin/cima-runtime";
-    let cases: [(Break, &str, &str, &[&str]); 12] = [
+    let cases: [(Break, &str, &str, &[&str]); 13] = [
         (
             |node| node.remove(DEFAULT_PATH),
             "configuration",
@@ -413,6 +414,15 @@ fn each_lack_of_the_agent_and_the_engines_is_said_alone_with_what_mends_it() {
             &[
                 "cargo xtask build",
                 "install -D -m 644 target/cima/cima-probes.o /usr/lib/cima/cima-probes.o",
+            ],
+        ),
+        (
+            |node| node.remove("/usr/lib/cima/cima-list.o"),
+            "lister",
+            "cima-list.o: No such file",
+            &[
+                "cargo xtask build module",
+                "install -D -m 644 target/cima/stage/lib/cima-list.o /usr/lib/cima/cima-list.o",
             ],
         ),
         (
