@@ -38,6 +38,7 @@ use crate::{
     ledger::{
         Ledger, LedgerError, Message, Opened, Origin, Writer, WriterGone, WriterHandle, anchored_by,
     },
+    machine::Machine,
     measure::{Anchorage, ContextEvent, PolicyEvent, SelfPart, loss, proto},
     metrics::{Metrics, Timed, serve},
     preflight,
@@ -145,7 +146,7 @@ pub fn blocking_threads(config: &Config) -> usize {
 /// # Errors
 /// See [`DaemonError`]. Before the list is opened nothing on the host is changed.
 pub async fn run(config: &Config, config_bytes: &[u8]) -> Result<(), DaemonError> {
-    let report = preflight::check(config);
+    let report = preflight::check(config, &Machine::here());
     for warning in &report.warnings {
         tracing::warn!("{warning}");
     }

@@ -17,6 +17,7 @@ pub mod exit;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod ledger;
+pub mod machine;
 pub mod measure;
 pub mod metrics;
 pub mod preflight;

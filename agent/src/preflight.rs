@@ -8,6 +8,7 @@ use cima_policies::{MeasurementPolicy, PolicyError};
 
 use crate::{
     config::{Config, SinkKind},
+    machine::Machine,
     probes::VMLINUX,
     sink::{PcrRefused, PcrSink, PcrWarning, SinkError, kernel_ima_entries, pcr_rule},
 };
@@ -17,12 +18,12 @@ const OLDEST: (u32, u32) = (6, 1);
 /// The newest whose structures the probes know: overlayfs keeps its files otherwise from 6.13 on.
 const NEWEST: (u32, u32) = (6, 12);
 /// Active LSMs, comma-separated.
-const LSM: &str = "/sys/kernel/security/lsm";
+pub(crate) const LSM: &str = "/sys/kernel/security/lsm";
+/// `uname -r`.
+const RELEASE: &str = "/proc/sys/kernel/osrelease";
 /// The kernel's own IMA.
 const IMA: &str = "/sys/kernel/security/ima";
 const BPFFS: &str = "/sys/fs/bpf";
-/// `include/uapi/linux/magic.h`.
-const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
 
 /// Something that the host lacks, with what mends it.
 #[derive(Debug, thiserror::Error)]
@@ -37,8 +38,13 @@ pub enum Missing {
         release: String,
     },
     /// Attached programs would never be called.
-    #[error("`bpf` is not an active LSM ({0}): boot with the parameter lsm={0},bpf")]
-    BpfLsm(String),
+    #[error("`bpf` is not an active LSM ({active}): boot with the parameter {parameter}")]
+    BpfLsm {
+        /// Those that are.
+        active: String,
+        /// With it, and all that are active.
+        parameter: String,
+    },
     /// The list of LSMs cannot be read.
     #[error(
         "cannot read {LSM}: {0}; mount securityfs: mount -t securityfs none /sys/kernel/security"
@@ -95,29 +101,24 @@ pub struct Report {
 }
 
 /// Looks at everything that `config` needs.
-pub fn check(config: &Config) -> Report {
+pub fn check(config: &Config, machine: &Machine) -> Report {
     let mut report = Report::default();
     let checks: [Result<(), Missing>; 8] = [
-        root(),
-        kernel(),
-        lsm(),
-        ima(),
-        btf(),
-        bpffs(),
-        policy(&config.policy),
-        file("the probe object", &config.probes.object),
+        root(machine),
+        kernel(machine).map(drop),
+        lsm(machine).map(drop),
+        ima(machine),
+        btf(machine),
+        bpffs(machine),
+        policy(machine, &config.policy),
+        probes(machine, &config.probes.object),
     ];
     report
         .missing
         .extend(checks.into_iter().filter_map(Result::err));
-    // The first entry is the boot's own, without any policy.
-    if kernel_ima_entries().is_some_and(|entries| entries > 1) {
-        report.warnings.push(
-            "the kernel's own IMA measures by a policy: it may answer with digests that it keeps, which can be older than a file's content".into(),
-        );
-    }
+    report.warnings.extend(stale_digests(machine));
     match config.sink.kind {
-        SinkKind::Pcr => match tpm(config) {
+        SinkKind::Pcr => match pcr(machine, config) {
             Ok(Some(warning)) => {
                 report
                     .warnings
@@ -129,7 +130,7 @@ pub fn check(config: &Config) -> Report {
         // Whether these work is known when they are tried, which leaves an entry in the kernel's list.
         SinkKind::Kernel | SinkKind::ImaFile => {}
         SinkKind::Auto => {
-            if let Err(missing) = tpm(config) {
+            if let Err(missing) = pcr(machine, config) {
                 report
                     .warnings
                     .push(format!("the sink \"pcr\" does not work: {missing}"));
@@ -142,17 +143,23 @@ pub fn check(config: &Config) -> Report {
     report
 }
 
-fn root() -> Result<(), Missing> {
-    if rustix::process::geteuid().is_root() {
+fn root(machine: &Machine) -> Result<(), Missing> {
+    if machine.by_root() {
         Ok(())
     } else {
         Err(Missing::Root)
     }
 }
 
-fn kernel() -> Result<(), Missing> {
-    let uname = rustix::system::uname();
-    supported(&uname.release().to_string_lossy())
+/// The release, which is known.
+pub(crate) fn kernel(machine: &Machine) -> Result<String, Missing> {
+    let release = machine.text(RELEASE).map_err(|source| Missing::File {
+        what: "the kernel's release",
+        path: RELEASE.into(),
+        source,
+    })?;
+    supported(&release)?;
+    Ok(release)
 }
 
 fn supported(release: &str) -> Result<(), Missing> {
@@ -170,31 +177,50 @@ fn version(release: &str) -> Option<(u32, u32)> {
     Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }
 
-fn lsm() -> Result<(), Missing> {
-    let active = fs::read_to_string(LSM).map_err(Missing::Securityfs)?;
-    let active = active.trim();
+/// The active LSMs, `bpf` among them.
+pub(crate) fn lsm(machine: &Machine) -> Result<String, Missing> {
+    let active = machine.text(LSM).map_err(Missing::Securityfs)?;
     if active.split(',').any(|lsm| lsm == "bpf") {
-        return Ok(());
+        return Ok(active);
     }
-    // The parameter does not take `capability`, which is always there.
-    let others: Vec<_> = active
-        .split(',')
-        .filter(|lsm| *lsm != "capability")
-        .collect();
-    Err(Missing::BpfLsm(others.join(",")))
+    let parameter = lsm_parameter(&active);
+    Err(Missing::BpfLsm { active, parameter })
 }
 
-fn ima() -> Result<(), Missing> {
+/// The boot parameter that adds `bpf`, and loses none. `integrity` has no hooks and is not in the list of active ones; but Linux before
+/// 6.4 boots without it if the parameter does not name it, and panics as soon as IMA measures
+/// (`integrity_inode_get`, `security/integrity/iint.c`).
+fn lsm_parameter(active: &str) -> String {
+    // Not taken from the parameter: always there, first or last.
+    let fixed = ["capability", "ima", "evm", "integrity", ""];
+    // It becomes part of a command line.
+    let is_name = |name: &str| name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+    let mut names: Vec<_> = active
+        .split(',')
+        .filter(|name| is_name(name) && !fixed.contains(name))
+        .collect();
+    names.extend(["integrity", "bpf"]);
+    format!("lsm={}", names.join(","))
+}
+
+pub(crate) fn ima(machine: &Machine) -> Result<(), Missing> {
     // Without securityfs that is what is said, once.
-    if Path::new(IMA).exists() || !Path::new(LSM).exists() {
+    if machine.path(IMA).exists() || !machine.path(LSM).exists() {
         Ok(())
     } else {
         Err(Missing::Ima)
     }
 }
 
-fn policy(path: &Path) -> Result<(), Missing> {
-    let text = fs::read_to_string(path).map_err(|source| Missing::File {
+/// What a policy of the kernel's own means for digests.
+pub(crate) fn stale_digests(machine: &Machine) -> Option<String> {
+    // The first entry is the boot's own, without any policy.
+    kernel_ima_entries(machine).filter(|entries| *entries > 1)?;
+    Some("the kernel's own IMA measures by a policy: it may answer with digests that it keeps, which can be older than a file's content".into())
+}
+
+pub(crate) fn policy(machine: &Machine, path: &Path) -> Result<(), Missing> {
+    let text = fs::read_to_string(machine.path(path)).map_err(|source| Missing::File {
         what: "the policy",
         path: path.display().to_string(),
         source,
@@ -207,34 +233,36 @@ fn policy(path: &Path) -> Result<(), Missing> {
         })
 }
 
-fn btf() -> Result<(), Missing> {
-    if Path::new(VMLINUX).exists() {
+pub(crate) fn btf(machine: &Machine) -> Result<(), Missing> {
+    if machine.path(VMLINUX).exists() {
         Ok(())
     } else {
         Err(Missing::Btf)
     }
 }
 
-fn bpffs() -> Result<(), Missing> {
-    match rustix::fs::statfs(BPFFS) {
-        Ok(stat) if (stat.f_type as u64) & 0xffff_ffff == BPF_FS_MAGIC => Ok(()),
+pub(crate) fn bpffs(machine: &Machine) -> Result<(), Missing> {
+    match machine.mounted(BPFFS) {
+        Ok(Some(kind)) if kind == "bpf" => Ok(()),
         _ => Err(Missing::Bpffs),
     }
 }
 
-fn file(what: &'static str, path: &Path) -> Result<(), Missing> {
-    fs::File::open(path)
+/// The probe object can be read.
+pub(crate) fn probes(machine: &Machine, path: &Path) -> Result<(), Missing> {
+    fs::File::open(machine.path(path))
         .map(drop)
         .map_err(|source| Missing::File {
-            what,
+            what: "the probe object",
             path: path.display().to_string(),
             source,
         })
 }
 
-fn tpm(config: &Config) -> Result<Option<PcrWarning>, Missing> {
-    let warning = pcr_rule(config.sink.pcr, kernel_ima_entries())?;
-    PcrSink::open(&config.sink.tpm, config.sink.pcr)?;
+/// What the sink `pcr` needs.
+fn pcr(machine: &Machine, config: &Config) -> Result<Option<PcrWarning>, Missing> {
+    let warning = pcr_rule(config.sink.pcr, kernel_ima_entries(machine))?;
+    PcrSink::open(&machine.tcti(&config.sink.tpm), config.sink.pcr)?;
     Ok(warning)
 }
 
@@ -259,5 +287,24 @@ mod tests {
         );
         assert!(supported("6.13.1").is_err());
         assert!(supported("garbage").is_err());
+    }
+
+    #[test]
+    fn the_boot_parameter_adds_bpf_and_keeps_what_a_kernel_needs() {
+        let cases = [
+            (
+                "capability,landlock,yama,apparmor,tomoyo",
+                "lsm=landlock,yama,apparmor,tomoyo,integrity,bpf",
+            ),
+            (
+                "lockdown,capability,yama,ima,evm",
+                "lsm=lockdown,yama,integrity,bpf",
+            ),
+            ("", "lsm=integrity,bpf"),
+            ("yama,$(reboot),\x1b[2J", "lsm=yama,integrity,bpf"),
+        ];
+        for (active, parameter) in cases {
+            assert_eq!(lsm_parameter(active), parameter, "{active}");
+        }
     }
 }

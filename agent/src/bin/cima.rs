@@ -11,6 +11,7 @@ use cima_agent::{
     cli::{
         diff::{self, DiffArgs},
         digest::{self, DigestArgs},
+        doctor::{self, DoctorArgs},
         hook::{self, HookArgs},
         log::{self, LogArgs},
         policy::{self, PolicyArgs},
@@ -23,8 +24,8 @@ use cima_agent::{
 use clap::{CommandFactory as _, Parser, Subcommand};
 use clap_complete::Shell;
 
-/// Reads and verifies what cimad measured, digests images, tries policies, and tells container engines of cimad's
-/// hook. Needs no daemon, but for `hook check`, `policy explain` and `policy reload`.
+/// Reads and verifies what cimad measured, digests images, tries policies, tells container engines of cimad's hook, and
+/// says what a host lacks. Needs no daemon, but for `hook check`, `policy explain` and `policy reload`.
 #[derive(Debug, Parser)]
 #[command(
     name = "cima",
@@ -36,6 +37,7 @@ use clap_complete::Shell;
   cima digest containers-storage:web:1         one digest for a whole image
   cima diff oci:web:v1 overlay:web             what was published, and what the node has
   cima hook install                            let cimad judge what the engines here start
+  cima doctor                                  what does this host lack?
   cima policy test DIR --input FILE            would the container start?
 
 Exit codes: 0 good, 1 the verdict is negative, 2 usage or environment."
@@ -53,6 +55,7 @@ enum Command {
     Diff(DiffArgs),
     Reference(ReferenceArgs),
     Hook(HookArgs),
+    Doctor(DoctorArgs),
     Policy(PolicyArgs),
     /// Print a completion script for a shell
     ///
@@ -82,6 +85,7 @@ fn run(command: &Command) -> Result<Outcome, Box<dyn Error>> {
         Command::Diff(args) => Ok(diff::run(args)?),
         Command::Reference(args) => Ok(reference::run(args)?),
         Command::Hook(args) => Ok(hook::run(args)?),
+        Command::Doctor(args) => Ok(doctor::run(args)?),
         Command::Policy(args) => Ok(policy::run(args)?),
         Command::Completions { shell } => Ok(completions(*shell)?),
     }

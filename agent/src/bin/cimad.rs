@@ -7,6 +7,7 @@ use cima_agent::{
     config::{Config, DEFAULT_PATH},
     daemon,
     exit::{Outcome, report},
+    machine::Machine,
     preflight,
 };
 use clap::{CommandFactory as _, Parser};
@@ -88,7 +89,7 @@ fn run(args: &Args) -> Result<Outcome, Box<dyn Error>> {
 }
 
 fn check(config: &Config, json: bool) -> Outcome {
-    let report = preflight::check(config);
+    let report = preflight::check(config, &Machine::here());
     if json {
         let missing: Vec<_> = report.missing.iter().map(ToString::to_string).collect();
         let object = serde_json::json!({ "v": 1, "missing": missing, "warnings": report.warnings });

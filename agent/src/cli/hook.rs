@@ -7,12 +7,13 @@ mod command;
 mod engine;
 mod install;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use cima_hook::{client::AskError, file::FileError};
 use clap::{Args, Subcommand};
 
 pub use check::CheckArgs;
+pub(in crate::cli) use check::{Findings, Fires, answers, try_it};
 pub use command::CommandError;
 pub use engine::{Engine, FormatError};
 pub use install::{InstallArgs, UninstallArgs};
@@ -121,10 +122,4 @@ pub fn run(args: &HookArgs) -> Result<Outcome, HookError> {
         HookCommand::Uninstall(args) => install::uninstall(args),
         HookCommand::Check(args) => check::run(args),
     }
-}
-
-/// An absolute path below another root.
-fn below(root: &Path, path: impl AsRef<Path>) -> PathBuf {
-    let path = path.as_ref();
-    root.join(path.strip_prefix("/").unwrap_or(path))
 }

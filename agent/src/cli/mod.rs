@@ -2,12 +2,13 @@
 //! Subcommands of `cima`, one file each: arguments, then `run`. They read files, the
 //! terminal's wishes and, for `verify`, the TPM; what a list is worth is judged in
 //! `crate::verify`, what an image is is read by the crate `image-digest`, what a policy
-//! means by the crate `cima-policies`. Called by `bin/cima`.
+//! means by the crate `cima-policies`; `doctor` reads the host by `crate::preflight` and `crate::sink`. Called by `bin/cima`.
 //! Refuses nothing that another reader of the list would take: every list of a Linux kernel is read.
 
 mod batch_json;
 pub mod diff;
 pub mod digest;
+pub mod doctor;
 pub(crate) mod entry_json;
 pub mod hook;
 mod image;

@@ -2,22 +2,34 @@
 //! Which sink. `auto` takes the first that works, from the one that vouches for most to none at all. A list that was begun
 //! goes on as it began: an anchor cannot be changed without a break.
 
-use std::{fs, io, path::Path};
+use std::{io, path::Path};
 
 use super::{
-    HOST_LIST, HOST_PCR, NoSink, PcrSink, Sink, SinkError,
+    HOST_LIST, NoSink, PcrSink, Sink, SinkError,
     device::Device,
     host::HostSink,
     ima_file::Files,
-    rules::{kernel_ima_entries, pcr_rule},
+    rules::{is_extended, kernel_ima_entries, pcr_rule},
 };
 use crate::{
     config::{SinkConfig, SinkKind},
+    machine::Machine,
     measure::Anchorage,
 };
 
-/// The first TPM, of which IMA takes its (`Documentation/ABI/stable/sysfs-class-tpm`, Linux 5.12).
-const TPM: &str = "/sys/class/tpm/tpm0";
+/// In which `auto` tries them; what remains is none.
+pub(crate) const ORDER: [Anchorage; 3] = [Anchorage::Kernel, Anchorage::ImaFile, Anchorage::Pcr];
+
+/// The one that a configuration asks for; of `auto` none.
+pub(crate) fn named(kind: SinkKind) -> Option<Anchorage> {
+    match kind {
+        SinkKind::Auto => None,
+        SinkKind::Kernel => Some(Anchorage::Kernel),
+        SinkKind::ImaFile => Some(Anchorage::ImaFile),
+        SinkKind::Pcr => Some(Anchorage::Pcr),
+        SinkKind::None => Some(Anchorage::None),
+    }
+}
 
 /// The sink, and why.
 pub struct Choice {
@@ -38,14 +50,7 @@ pub fn choose(config: &SinkConfig, kept: Option<Anchorage>) -> Result<Choice, Si
             why: why.to_owned(),
         })
     };
-    let anchorage = match config.kind {
-        SinkKind::Auto => None,
-        SinkKind::Kernel => Some(Anchorage::Kernel),
-        SinkKind::ImaFile => Some(Anchorage::ImaFile),
-        SinkKind::Pcr => Some(Anchorage::Pcr),
-        SinkKind::None => Some(Anchorage::None),
-    };
-    match (anchorage, kept) {
+    match (named(config.kind), kept) {
         (Some(anchorage), _) => chosen(anchorage, "it is what the configuration says"),
         // Nothing vouches for it so far: whatever works is better, and a break is what it is.
         (None, Some(kept)) if kept != Anchorage::None => {
@@ -62,7 +67,7 @@ pub fn choose(config: &SinkConfig, kept: Option<Anchorage>) -> Result<Choice, Si
 /// The first that works.
 fn first(config: &SinkConfig) -> Result<Choice, SinkError> {
     let mut others = Vec::new();
-    for anchorage in [Anchorage::Kernel, Anchorage::ImaFile, Anchorage::Pcr] {
+    for anchorage in ORDER {
         match open(anchorage, config) {
             Ok(sink) => {
                 return Ok(Choice {
@@ -88,21 +93,6 @@ fn why(others: &[String]) -> String {
     others.join("; ")
 }
 
-/// IMA goes on without a TPM, or with one that came too late, and extends nothing (`ima_init`, `security/integrity/ima/ima_init.c`).
-/// Its PCR then holds zeros; else at least the boot aggregate.
-fn is_extended() -> Result<(), SinkError> {
-    let tpm = fs::read_dir(TPM).map_err(|_| SinkError::Bypass("there is none"))?;
-    let banks = tpm
-        .flatten()
-        .filter(|entry| entry.file_name().to_string_lossy().starts_with("pcr-"));
-    let value = |bank: fs::DirEntry| fs::read_to_string(bank.path().join(HOST_PCR.to_string()));
-    let mut values = banks.flat_map(value);
-    if values.any(|value| value.trim().bytes().any(|digit| digit != b'0')) {
-        return Ok(());
-    }
-    Err(SinkError::Bypass("its PCR 10 is untouched"))
-}
-
 fn is_absent(error: &SinkError) -> bool {
     matches!(error, SinkError::Device { source, .. } if source.kind() == io::ErrorKind::NotFound)
 }
@@ -111,16 +101,16 @@ fn open(anchorage: Anchorage, config: &SinkConfig) -> Result<Box<dyn Sink>, Sink
     Ok(match anchorage {
         Anchorage::Kernel => {
             let device = Device::open()?;
-            is_extended()?;
+            is_extended(&Machine::here())?;
             Box::new(HostSink::open(device, Path::new(HOST_LIST))?)
         }
         Anchorage::ImaFile => {
-            is_extended()?;
+            is_extended(&Machine::here())?;
             let files = Files::new(config.ima_owner)?;
             Box::new(HostSink::open(files, Path::new(HOST_LIST))?)
         }
         Anchorage::Pcr => {
-            let warning = pcr_rule(config.pcr, kernel_ima_entries())?;
+            let warning = pcr_rule(config.pcr, kernel_ima_entries(&Machine::here()))?;
             // Of a PCR that is asked for by name it was said before.
             if let Some(warning) = warning.filter(|_| config.kind == SinkKind::Auto) {
                 tracing::warn!("PCR {} {warning}", config.pcr);

@@ -7,7 +7,7 @@ use std::{
     io::{self, Write as _},
 };
 
-use super::{SinkError, host::Submit};
+use super::{KERNEL_RULE, SinkError, host::Submit};
 use crate::measure::{Anchorage, HostForm};
 
 /// The module's, `kmod-bridge/uapi/cima.h`.
@@ -61,6 +61,8 @@ impl Submit for Device {
     }
 
     fn lacks(&self) -> String {
-        "an IMA rule: `measure func=CRITICAL_DATA label=cima`, in /etc/ima/ima-policy, which systemd loads at boot; or the boot parameter ima_policy=critical_data; or, once in a boot and if no other policy was loaded, write it to /sys/kernel/security/ima/policy".to_owned()
+        format!(
+            "an IMA rule: `{KERNEL_RULE}`, in /etc/ima/ima-policy, which systemd loads at boot; or the boot parameter ima_policy=critical_data; or, once in a boot and if no other policy was loaded, write it to /sys/kernel/security/ima/policy"
+        )
     }
 }

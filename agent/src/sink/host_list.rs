@@ -9,7 +9,8 @@ use std::{
 
 use ima_log::{BinaryFormat, BinaryReader, ByteOrder, Entry, HashAlgorithm};
 
-use super::SinkError;
+use super::{HOST_PCR, SinkError};
+use crate::measure::{Anchorage, HostKey, PolicyEvent};
 
 /// Where the kernel shows it.
 pub const HOST_LIST: &str = "/sys/kernel/security/ima/binary_runtime_measurements";
@@ -23,6 +24,55 @@ const FORMAT: BinaryFormat = BinaryFormat {
     },
     hash: HashAlgorithm::Sha1,
 };
+
+/// What the kernel's list has.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Listed {
+    /// All entries.
+    pub entries: u64,
+    /// Those of cima.
+    pub ours: u64,
+    /// The sinks that said there which they are: their rule was there.
+    pub sinks: Vec<Anchorage>,
+}
+
+impl Listed {
+    /// Reads the list at `path`.
+    ///
+    /// # Errors
+    /// It cannot be read, or is none.
+    pub fn read(path: &Path) -> Result<Self, SinkError> {
+        let mut listed = Self::default();
+        HostList::open(path)?.news(|entry| listed.note(entry))?;
+        Ok(listed)
+    }
+
+    fn note(&mut self, entry: &Entry) {
+        self.entries += 1;
+        for sink in [Anchorage::Kernel, Anchorage::ImaFile] {
+            let Some(key) = sink.host_form().and_then(|form| form.key_of_listed(entry)) else {
+                continue;
+            };
+            self.ours += 1;
+            if is_said_by(sink, key) && !self.sinks.contains(&sink) {
+                self.sinks.push(sink);
+            }
+        }
+    }
+}
+
+/// Whether it is what this sink says of itself.
+fn is_said_by(sink: Anchorage, key: HostKey) -> bool {
+    let event = PolicyEvent::sink(sink);
+    let own = Entry::ima_buf(
+        HOST_PCR,
+        HashAlgorithm::Sha256,
+        &event.name,
+        event.payload.as_bytes(),
+    );
+    let keys = sink.host_form().zip(own.ok());
+    keys.is_some_and(|(form, own)| form.keys_of_own(&own).contains(&key))
+}
 
 /// The list, open.
 #[derive(Debug)]

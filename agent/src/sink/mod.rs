@@ -14,12 +14,15 @@ mod pcr;
 mod rules;
 
 pub use choice::{Choice, choose};
+pub(crate) use choice::{ORDER, named};
 pub use host::HOST_PCR;
-pub use host_list::HOST_LIST;
+pub use host_list::{HOST_LIST, Listed};
 pub use ima_file::rule as ima_file_rule;
 pub use none::NoSink;
 pub use pcr::PcrSink;
-pub use rules::{PcrRefused, PcrWarning, kernel_ima_entries, pcr_rule};
+pub use rules::{
+    KERNEL_RULE, PcrRefused, PcrWarning, TPM, is_extended, kernel_ima_entries, pcr_rule,
+};
 
 use ima_log::{Digest, Entry, HashAlgorithm};
 

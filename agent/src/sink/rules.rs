@@ -1,10 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Which PCR may carry the list: who else extends it, and who can take it back.
+//! Which PCR may carry the list: who else extends it, and who can take it back; and whether the kernel extends its own.
 
 use std::fs;
 
+use super::{HOST_PCR, SinkError};
+use crate::machine::Machine;
+
 /// Entries of the kernel's own IMA list, if it keeps one.
 const IMA_COUNT: &str = "/sys/kernel/security/ima/runtime_measurements_count";
+
+/// The rule that has the kernel list what the module says.
+pub const KERNEL_RULE: &str = "measure func=CRITICAL_DATA label=cima";
+
+/// The first TPM, of which IMA takes its (`Documentation/ABI/stable/sysfs-class-tpm`, Linux 5.12).
+pub const TPM: &str = "/sys/class/tpm/tpm0";
 
 /// Why a PCR is refused.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -64,8 +73,26 @@ pub fn pcr_rule(pcr: u32, kernel_ima: Option<u64>) -> Result<Option<PcrWarning>,
 }
 
 /// How many entries the kernel's IMA has listed since boot; `None`: it keeps no list.
-pub fn kernel_ima_entries() -> Option<u64> {
-    fs::read_to_string(IMA_COUNT).ok()?.trim().parse().ok()
+pub fn kernel_ima_entries(machine: &Machine) -> Option<u64> {
+    machine.text(IMA_COUNT).ok()?.parse().ok()
+}
+
+/// Whether the kernel's IMA extends the TPM. It goes on without one, or with one that came too late, and extends nothing (`ima_init`,
+/// `security/integrity/ima/ima_init.c`). The PCR then holds zeros; else at least the boot aggregate.
+///
+/// # Errors
+/// [`SinkError::Bypass`].
+pub fn is_extended(machine: &Machine) -> Result<(), SinkError> {
+    let tpm = fs::read_dir(machine.path(TPM)).map_err(|_| SinkError::Bypass("there is none"))?;
+    let banks = tpm
+        .flatten()
+        .filter(|entry| entry.file_name().to_string_lossy().starts_with("pcr-"));
+    let value = |bank: fs::DirEntry| fs::read_to_string(bank.path().join(HOST_PCR.to_string()));
+    let mut values = banks.flat_map(value);
+    if values.any(|value| value.trim().bytes().any(|digit| digit != b'0')) {
+        return Ok(());
+    }
+    Err(SinkError::Bypass("its PCR 10 is untouched"))
 }
 
 #[cfg(test)]

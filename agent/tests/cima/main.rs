@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a panic in a test keeps its stack")]
 
 mod command;
+mod doctor;
 mod evmctl;
 mod host_list;
 mod images;

@@ -6,7 +6,7 @@
 use std::fs;
 
 use super::Scenario;
-use crate::agent::{CIMAD, Site};
+use crate::agent::{CIMA, CIMAD, Site};
 use crate::claims::Claims;
 use crate::process;
 
@@ -64,6 +64,31 @@ fn play(claims: &mut Claims, _arguments: &[String]) {
             "it says {report}"
         );
     });
+    claims.claim(
+        "cima doctor says the boot parameter that adds bpf, which sink there would be, and what mends the rest",
+        || {
+            let page = doctor(&site);
+            let lsm = finding(&page, "LSM");
+            assert_eq!(lsm["state"], "lacks", "{lsm}");
+            let active = fs::read_to_string("/sys/kernel/security/lsm").expect("it can be read");
+            let parameter = lsm["mend"][1].as_str().expect("a command");
+            // Linux 6.1 panics without the one, and attaches in vain without the other.
+            assert!(parameter.contains(",integrity,bpf\"'"), "{parameter}");
+            for name in active.trim().split(',').filter(|name| *name != "capability") {
+                let fixed = ["ima", "evm"].contains(&name);
+                assert!(fixed || parameter.contains(name), "{name}: {parameter}");
+            }
+            assert_eq!(finding(&page, "TPM")["state"], "lacks", "{page}");
+            let sink = finding(&page, "sink");
+            let text = sink["text"].as_str().expect("a sentence");
+            assert!(text.starts_with("pcr, as the configuration says; it does not work"), "{sink}");
+            for part in ["kernel", "BTF", "bpffs", "cgroup", "policy", "probes"] {
+                assert_eq!(finding(&page, part)["state"], "good", "{page}");
+            }
+            let rule = finding(&page, "IMA and TPM");
+            assert!(rule["text"].as_str().is_some_and(|text| text.contains("extends no TPM")), "{rule}");
+        },
+    );
     claims.claim("no bpffs", || {
         process::run(&["umount", "/sys/fs/bpf"]).succeeded();
         let said = site.refused();
@@ -142,4 +167,22 @@ fn play(claims: &mut Claims, _arguments: &[String]) {
             "it says {said}"
         );
     });
+}
+
+/// What `cima doctor` says of a host that lacks something.
+#[track_caller]
+fn doctor(site: &Site) -> serde_json::Value {
+    let config = site.config();
+    let config = config.to_str().expect("a plain path");
+    let ran = process::run(&[CIMA, "doctor", "--json", "--config", config]);
+    assert_eq!(ran.code(), Some(1), "{}{}", ran.stdout, ran.stderr);
+    serde_json::from_str(&ran.stdout).expect("it is JSON")
+}
+
+/// The first of a part.
+#[track_caller]
+fn finding<'a>(page: &'a serde_json::Value, part: &str) -> &'a serde_json::Value {
+    let findings = page["findings"].as_array().expect("a list");
+    let finding = findings.iter().find(|finding| finding["part"] == part);
+    finding.unwrap_or_else(|| panic!("nothing is said of {part}: {page}"))
 }

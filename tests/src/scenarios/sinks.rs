@@ -81,6 +81,25 @@ fn play(claims: &mut Claims, _arguments: &[String]) {
             first.verify().succeeded();
         },
     );
+    claims.claim(
+        "cima doctor says that the list was begun with the PCR, and does not know of the rule until it is tried",
+        || {
+            let sink = doctor(&first, &[], "sink");
+            assert_eq!(sink["facts"]["chosen"], "pcr", "{sink}");
+            assert_eq!(sink["facts"]["kept"], "pcr", "{sink}");
+            let other = Site::new("sinks-doctor");
+            other.configure(AUTO);
+            let sink = doctor(&other, &[], "sink");
+            let candidates = serde_json::json!(["ima-file", "pcr"]);
+            assert_eq!(sink["facts"]["candidates"], candidates, "{sink}");
+            let sink = doctor(&other, &["--try"], "sink");
+            assert_eq!(sink["facts"]["chosen"], "ima-file", "{sink}");
+            // The try is in the kernel's list.
+            let rule = doctor(&other, &[], "IMA rule");
+            assert_eq!(rule["state"], "good", "{rule}");
+            assert_eq!(doctor(&other, &[], "sink")["facts"]["chosen"], "ima-file");
+        },
+    );
     drop(first);
     let site = Site::new("sinks-file");
     site.configure(AUTO);
@@ -288,6 +307,19 @@ fn forge() {
         echo 'v1;forged' > cima-exec:forged:detached && chown 60990 cima-exec:forged:detached
         umount -l /mnt/forge && cat ./cima-exec:forged:detached > /dev/null && rmdir /mnt/forge";
     process::run(&["unshare", "--mount", "bash", "-ec", script]).succeeded();
+}
+
+/// What `cima doctor` says first of a part; other parts may lack what they will.
+#[track_caller]
+fn doctor(site: &Site, more: &[&str], part: &str) -> serde_json::Value {
+    let config = site.config();
+    let config = config.to_str().expect("a plain path");
+    let words = [&[CIMA, "doctor", "--json", "--config", config], more].concat();
+    let ran = process::run(&words);
+    let page: serde_json::Value = serde_json::from_str(&ran.stdout).expect("it is JSON");
+    let findings = page["findings"].as_array().expect("a list").iter();
+    let mut findings = findings.filter(|finding| finding["part"] == part);
+    findings.next().expect("the part is there").clone()
 }
 
 /// The list says what anchors it.

@@ -18,13 +18,14 @@ use serde_json::{Value, json};
 use tonic::Code;
 
 use super::{
-    HookError, below, command,
+    HookError, command,
     engine::{self, Engine, HookFile},
     install::{program_fault, read},
 };
 use crate::{
     cli::{unless_broken_pipe, verdict::Paint},
     exit::Outcome,
+    machine::{below, is_denied},
 };
 
 /// What an engine may take for a command that makes nothing.
@@ -68,14 +69,14 @@ pub struct CheckArgs {
 }
 
 /// One thing that was looked at.
-struct Finding {
+pub(in crate::cli) struct Finding {
     what: &'static str,
-    good: bool,
-    text: String,
+    pub(in crate::cli) good: bool,
+    pub(in crate::cli) text: String,
 }
 
 /// What is known in the end.
-enum Fires {
+pub(in crate::cli) enum Fires {
     Yes(String),
     No(String),
     NotTried(HookError),
@@ -83,10 +84,10 @@ enum Fires {
 
 pub(super) fn run(args: &CheckArgs) -> Result<Outcome, HookError> {
     let mut findings = Findings::default();
-    findings.installed(args);
+    findings.installed(args.engine, &args.root);
     let cimad = Cimad::at(args.socket.clone())?;
     findings.cimad(&cimad);
-    let fires = match try_it(args, &cimad) {
+    let fires = match try_it(args.engine, args.image.as_deref(), &cimad) {
         Ok(fires) => fires,
         // What is not installed does not fire, tried or not.
         Err(error) if findings.missing => Fires::No(format!(
@@ -106,11 +107,16 @@ pub(super) fn run(args: &CheckArgs) -> Result<Outcome, HookError> {
     }
 }
 
+/// What was found of an engine.
 #[derive(Default)]
-struct Findings {
-    all: Vec<Finding>,
+pub(in crate::cli) struct Findings {
+    pub(in crate::cli) all: Vec<Finding>,
     /// Nothing tells the engine of the hook.
     missing: bool,
+    /// The engine is there for another one's sake.
+    pub(in crate::cli) unused: bool,
+    /// Its file may not be read by this user.
+    pub(in crate::cli) denied: bool,
 }
 
 impl Findings {
@@ -122,8 +128,9 @@ impl Findings {
         });
     }
 
-    fn installed(&mut self, args: &CheckArgs) {
-        let path = below(&args.root, args.engine.file());
+    /// What lies where, on the machine with this root.
+    pub(in crate::cli) fn installed(&mut self, engine: Engine, root: &Path) {
+        let path = below(root, engine.file());
         let shown = path.display();
         let bytes = match read(&path) {
             Ok(Some(bytes)) => bytes,
@@ -131,24 +138,27 @@ impl Findings {
                 self.missing = true;
                 return self.add("configuration", false, format!("{shown} is not there"));
             }
-            Err(error) => return self.add("configuration", false, error.to_string()),
+            Err(error) => {
+                self.denied = is_denied(&error);
+                return self.add("configuration", false, error.to_string());
+            }
         };
-        if args.engine.has_hooks() {
+        if engine.has_hooks() {
             match HookFile::parse(&bytes) {
-                Ok(file) => self.hook_file(&args.root, &path, &file),
+                Ok(file) => self.hook_file(root, &path, &file),
                 Err(error) => self.add("configuration", false, format!("{shown}: {error}")),
             }
             return;
         }
-        match engine::runtime(args.engine, Some(&bytes)) {
+        match engine::runtime(engine, Some(&bytes)) {
             Ok(Some(runtime)) => {
                 self.add(
                     "configuration",
                     true,
                     format!("{shown} has the runtime cima"),
                 );
-                self.program("runtime", &args.root, &runtime);
-                self.settings(&args.root);
+                self.program("runtime", root, &runtime);
+                self.settings(root);
             }
             Ok(None) => {
                 self.missing = true;
@@ -158,7 +168,10 @@ impl Findings {
                     format!("{shown} has no runtime cima"),
                 );
             }
-            Err(error) => self.add("configuration", false, format!("{shown}: {error}")),
+            Err(error) => {
+                self.unused = error.means_unused();
+                self.add("configuration", false, format!("{shown}: {error}"));
+            }
         }
     }
 
@@ -230,8 +243,8 @@ impl Findings {
     }
 
     fn cimad(&mut self, cimad: &Cimad) {
-        match knows(cimad, NOBODY) {
-            Ok(_) => self.add(
+        match answers(cimad) {
+            Ok(()) => self.add(
                 "cimad",
                 true,
                 format!("cimad answers at {}", cimad.socket().display()),
@@ -278,6 +291,11 @@ impl Findings {
     }
 }
 
+/// Whether it is cimad that listens.
+pub(in crate::cli) fn answers(cimad: &Cimad) -> Result<(), AskError> {
+    knows(cimad, NOBODY).map(drop)
+}
+
 /// Whether cimad was told of this container.
 fn knows(cimad: &Cimad, container: &str) -> Result<bool, AskError> {
     match cimad.explain(container, ANSWER) {
@@ -291,9 +309,13 @@ fn knows(cimad: &Cimad, container: &str) -> Result<bool, AskError> {
 }
 
 /// Makes a container whose program need not run, nor even exist, and asks cimad.
-fn try_it(args: &CheckArgs, cimad: &Cimad) -> Result<Fires, HookError> {
+pub(in crate::cli) fn try_it(
+    engine: Engine,
+    image: Option<&str>,
+    cimad: &Cimad,
+) -> Result<Fires, HookError> {
     // `podman init` makes the container and starts nothing in it; docker has no such command.
-    let (program, create, start): (_, &[&str], _) = match args.engine {
+    let (program, create, start): (_, &[&str], _) = match engine {
         Engine::Podman => (
             "podman",
             &["create", "--annotation", "io.cima.check=true"],
@@ -308,8 +330,8 @@ fn try_it(args: &CheckArgs, cimad: &Cimad) -> Result<Fires, HookError> {
             ));
         }
     };
-    let image = match &args.image {
-        Some(image) => image.clone(),
+    let image = match image {
+        Some(image) => image.to_owned(),
         None => first_image(program)?,
     };
     let directory = tempfile::tempdir().map_err(HookError::Temporary)?;

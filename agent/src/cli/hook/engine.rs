@@ -13,6 +13,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use toml_edit::{Array, DocumentMut, Item, Table, value};
 
+use crate::machine::below;
+
 /// The file of podman and CRI-O.
 pub(super) const HOOKS_D: &str = "/usr/share/containers/oci/hooks.d/cima.json";
 /// docker's.
@@ -43,10 +45,11 @@ pub enum Engine {
 }
 
 impl Engine {
-    pub(super) const ALL: [Self; 4] = [Self::Podman, Self::CriO, Self::Docker, Self::Containerd];
+    pub(in crate::cli) const ALL: [Self; 4] =
+        [Self::Podman, Self::CriO, Self::Docker, Self::Containerd];
 
     /// The program that makes a machine one where it is installed.
-    pub(super) fn program(self) -> &'static str {
+    pub(in crate::cli) fn program(self) -> &'static str {
         match self {
             Self::Podman => "podman",
             Self::CriO => "crio",
@@ -55,8 +58,26 @@ impl Engine {
         }
     }
 
+    /// As `--engine` takes it.
+    pub(in crate::cli) fn option(self) -> &'static str {
+        match self {
+            Self::Podman => "podman",
+            Self::CriO => "cri-o",
+            Self::Docker => "docker",
+            Self::Containerd => "containerd",
+        }
+    }
+
+    /// Whether it is, on the machine with this root.
+    pub(in crate::cli) fn is_installed(self, root: &Path) -> bool {
+        let program = |directory| below(root, directory).join(self.program());
+        DIRECTORIES
+            .into_iter()
+            .any(|directory| program(directory).is_file())
+    }
+
     /// Whether it has hooks; the others get a runtime.
-    pub(super) fn has_hooks(self) -> bool {
+    pub(in crate::cli) fn has_hooks(self) -> bool {
         matches!(self, Self::Podman | Self::CriO)
     }
 
@@ -79,7 +100,7 @@ impl Engine {
     }
 
     /// Which containers are judged then.
-    pub(super) fn means(self) -> &'static str {
+    pub(in crate::cli) fn means(self) -> &'static str {
         match self {
             Self::Podman => "podman starts the hook with every container",
             Self::CriO => "CRI-O starts the hook with every container",
@@ -156,7 +177,7 @@ pub enum FormatError {
 
 impl FormatError {
     /// Whether this is an engine that is installed and not used by itself: docker brings containerd along.
-    pub(super) fn means_unused(&self) -> bool {
+    pub(in crate::cli) fn means_unused(&self) -> bool {
         matches!(self, Self::CriDisabled)
     }
 }

@@ -15,10 +15,10 @@ use cima_hook::{
 use clap::{Args, ValueEnum};
 
 use super::{
-    HookError, below,
-    engine::{self, Change, DIRECTORIES, Engine, FormatError, Settings},
+    HookError,
+    engine::{self, Change, Engine, FormatError, Settings},
 };
-use crate::{cli::unless_broken_pipe, exit::Outcome};
+use crate::{cli::unless_broken_pipe, exit::Outcome, machine::below};
 
 /// No engine's configuration comes near.
 const LARGEST: u64 = 1 << 20;
@@ -117,20 +117,12 @@ impl Which {
                 Engine::Docker => Choice::Docker,
                 Engine::Containerd => Choice::Containerd,
             };
-            self.engine.contains(&choice) || (self.all_found() && self.is_installed(engine))
+            self.engine.contains(&choice) || (self.all_found() && engine.is_installed(&self.root))
         };
         Engine::ALL
             .into_iter()
             .filter(|&engine| chosen(engine))
             .collect()
-    }
-
-    fn is_installed(&self, engine: Engine) -> bool {
-        DIRECTORIES.iter().any(|directory| {
-            below(&self.root, directory)
-                .join(engine.program())
-                .is_file()
-        })
     }
 
     /// What becomes of a file.
