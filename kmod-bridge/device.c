@@ -63,7 +63,7 @@ static int check_sizes(const struct cima_entry *entry, size_t count)
 	if (entry->name_length > CIMA_NAME_MAX ||
 	    entry->payload_length > CIMA_PAYLOAD_MAX)
 		return -EMSGSIZE;
-	/* Both are below 2^21 here: the sum cannot wrap. */
+	/* Both are below 2^22 here: the sum cannot wrap. */
 	if (count - sizeof(*entry) != entry->name_length + entry->payload_length)
 		return -EINVAL;
 	return 0;

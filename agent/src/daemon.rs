@@ -164,22 +164,14 @@ pub async fn run(config: &Config, config_bytes: &[u8]) -> Result<(), DaemonError
         std::mem::forget(lock(dir)?);
     }
     let origin = origin().map_err(doing(format!("read {BOOT_ID}")))?;
-    let Choice { sink, why } = choose(
+    // One that does not work is an error once the probes are attached, which queue what runs until it does.
+    let choice = choose(
         &config.sink,
         anchored_by(&config.state_dir, &origin.boot_id)?,
-    )?;
-    let anchorage = sink.anchorage();
-    tracing::info!(
-        "entries are anchored by the sink {}: {why}",
-        anchorage.name()
     );
-    if anchorage == Anchorage::None && config.sink.kind == SinkKind::Auto {
-        tracing::error!(
-            "there is no TPM: nothing vouches for the list; the next start looks again"
-        );
-    }
-    let lister = match anchorage {
-        Anchorage::Kernel => Some(read_object(&config.probes.lister)?),
+    let chosen = choice.as_ref().map(|choice| choice.sink.anchorage()).ok();
+    let lister = match chosen {
+        Some(Anchorage::Kernel) => Some(read_object(&config.probes.lister)?),
         _ => None,
     };
     let offsets = Offsets::from_running_kernel()?;
@@ -196,6 +188,17 @@ pub async fn run(config: &Config, config_bytes: &[u8]) -> Result<(), DaemonError
     tracing::info!("the probes are attached and read this kernel's structures correctly");
 
     let metrics = Arc::new(Metrics::default());
+    let Choice { sink, why } = choice?;
+    let anchorage = sink.anchorage();
+    tracing::info!(
+        "entries are anchored by the sink {}: {why}",
+        anchorage.name()
+    );
+    if anchorage == Anchorage::None && config.sink.kind == SinkKind::Auto {
+        tracing::error!(
+            "there is no TPM: nothing vouches for the list; the next start looks again"
+        );
+    }
     let pcr = sink.pcr().unwrap_or(config.sink.pcr);
     let sink = Box::new(Timed::new(sink, Arc::clone(&metrics)));
     let (mut ledger, opened) = Ledger::open(&config.state_dir, origin, sink, pcr)?;

@@ -18,7 +18,7 @@ use crate::{
     cache::{self, Digest, Report},
     content::{Content, ContentId},
     file::File,
-    hand::hand,
+    hand::{Hashed, hand, is_to_be_listed},
     maps::{self, count},
     memo,
     record::{Event, How, emit},
@@ -94,10 +94,22 @@ fn of_content(who: &InScope, file: File, how: &How, rest: u64) -> Option<i32> {
         error,
         flags,
     });
-    if heard && stable && rest != 0 {
+    let is_last_word = heard && stable && rest != 0;
+    if is_to_be_listed(who) {
+        hand(
+            who,
+            &Hashed {
+                file,
+                digest,
+                error,
+                flags,
+                report: &report,
+                is_last_word,
+            },
+        );
+    } else if is_last_word {
         cache::said(&report);
     }
-    hand(who, file, digest, error, flags);
     (error != 0).then_some(error)
 }
 

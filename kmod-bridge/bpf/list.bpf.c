@@ -27,8 +27,14 @@ extern int cima_measure_file(struct file *file, void *measurement, __u32 measure
 char LICENSE[] SEC("license") = "GPL";
 
 /* Handed in ebpf-probes/abi. */
+struct report {
+	__u64 words[5];
+};
+
 struct handed {
 	__u64 file;
+	struct report report;
+	__u64 is_last_word;
 	struct cima_measurement measurement;
 };
 
@@ -40,21 +46,40 @@ struct {
 	__type(value, struct handed);
 } HANDED SEC(".maps");
 
+/* The probes', too: what need not be said again. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 1 << 17);
+	__type(key, struct report);
+	__type(value, __u64);
+} SAID SEC(".maps");
+
+#define EEXIST 17
+
 /*
  * What the module returns is counted there (/sys/class/misc/cima/counters); the
- * agent finds what was not listed, and has it listed by the device.
+ * agent finds what was not listed, and has it listed by the device. Only what is
+ * listed need not be said again: a task that executes the same meanwhile comes
+ * here, too, and waits.
  */
 static __always_inline void list(struct file *file)
 {
-	__u64 task = bpf_get_current_pid_tgid();
-	struct handed *handed = bpf_map_lookup_elem(&HANDED, &task);
+	__u64 task = bpf_get_current_pid_tgid(), one = 1;
+	struct handed *there = bpf_map_lookup_elem(&HANDED, &task);
+	struct handed handed;
+	int error;
 
-	if (!handed)
+	if (!there)
 		return;
-	/* Another's would be one that was left behind when a program in between failed. */
-	if (handed->file == (__u64)file)
-		cima_measure_file(file, &handed->measurement, sizeof(handed->measurement));
+	handed = *there;
+	/* Before the TPM: others need the room meanwhile. */
 	bpf_map_delete_elem(&HANDED, &task);
+	/* Another's would be one that was left behind when a program in between failed. */
+	if (!file || handed.file != (__u64)file)
+		return;
+	error = cima_measure_file(file, &handed.measurement, sizeof(handed.measurement));
+	if (handed.is_last_word && (!error || error == -EEXIST))
+		bpf_map_update_elem(&SAID, &handed.report, &one, BPF_ANY);
 }
 
 /* int mmap_file(struct file *file, unsigned long reqprot, unsigned long prot, unsigned long flags) */

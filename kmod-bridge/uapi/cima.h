@@ -36,8 +36,12 @@
 
 /* Bytes. A name of the longest path, every byte of it escaped, is shorter. */
 #define CIMA_NAME_MAX		16383
-/* Bytes. IMA keeps payloads in one piece of memory that is never swapped. */
-#define CIMA_PAYLOAD_MAX	(1 << 20)
+/*
+ * Bytes. The agent's batches end behind the event that makes them 1 MiB, and
+ * no event has so much. IMA keeps payloads in one piece of memory that is never
+ * swapped.
+ */
+#define CIMA_PAYLOAD_MAX	((2 << 20) - 1)
 
 struct cima_entry {
 	__u32 version;		/* CIMA_ENTRY_VERSION */

@@ -74,9 +74,14 @@ impl Verdict<'_> {
         let replayed = hex::encode(bank.replayed.bytes());
         if bank.matches() {
             let matches = paint.good("match  ");
+            let padded = if bank.padded {
+                " (of SHA-1 alone: the kernel had no code for this bank's hash)"
+            } else {
+                ""
+            };
             return writeln!(
                 out,
-                "PCR {pcr} {algorithm:<6} {matches} replayed and {} {replayed}",
+                "PCR {pcr} {algorithm:<6} {matches} replayed and {} {replayed}{padded}",
                 self.origin
             );
         }
@@ -167,6 +172,9 @@ struct BankJson {
     replayed: String,
     expected: String,
     matches: bool,
+    /// Of SHA-1, padded.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    padded: bool,
     /// Entries after which the list gave the expected value.
     held_entries: Option<u64>,
 }
@@ -207,6 +215,7 @@ impl From<&BankOutcome> for BankJson {
             replayed: hex(&bank.replayed),
             expected: hex(&bank.expected),
             matches: bank.matches(),
+            padded: bank.padded,
             held_entries: bank.held,
         }
     }

@@ -25,8 +25,8 @@ use crate::{
 
 /// Events in one group at most: bounds an entry's size and the memory of a flood.
 pub(super) const GROUP: usize = 2000;
-/// Bytes of their context from which on there are no more: a reader takes entries of 16 MiB.
-const GROUP_BYTES: usize = 4 << 20;
+/// Bytes of their context from which on there are no more: a reader takes entries of 16 MiB, the kernel module of 2 MiB less one byte.
+const GROUP_BYTES: usize = 1 << 20;
 /// No context waits while this part of the queue is taken, a quarter: what is read leaves
 /// the queue only with its group.
 const CROWDED: u64 = 4;

@@ -223,6 +223,9 @@ pub struct Batch {
     head: proto::Batch,
     events: Vec<u8>,
     len: usize,
+    /// Of each table, how much is in `table_bytes`.
+    counted: [usize; 5],
+    table_bytes: usize,
     gist: Gist,
 }
 
@@ -335,6 +338,22 @@ impl Batch {
         // A Vec grows as needed.
         let _ = event.encode_length_delimited(&mut self.events);
         self.len += 1;
+        self.count_tables();
+    }
+
+    fn count_tables(&mut self) {
+        let Self {
+            head,
+            counted,
+            table_bytes,
+            ..
+        } = self;
+        let [identities, lineages, subjects, files, commands] = counted;
+        *table_bytes += new_bytes(&head.identities, identities)
+            + new_bytes(&head.lineages, lineages)
+            + new_bytes(&head.subjects, subjects)
+            + new_bytes(&head.files, files)
+            + new_bytes(&head.commands, commands);
     }
 
     fn identity(&mut self, identity: &Shared<Identity>) -> u32 {
@@ -420,9 +439,9 @@ impl Batch {
         self.len
     }
 
-    /// Bytes of its events so far.
+    /// Bytes so far, of its events and of what they have in common.
     pub fn bytes(&self) -> usize {
-        self.events.len()
+        self.events.len() + self.table_bytes
     }
 
     /// Whether there is nothing to say.
@@ -499,6 +518,17 @@ fn once<T: Eq, M>(
     let number = hold(message(value), held);
     numbers.insert(value.clone(), number);
     number
+}
+
+/// Bytes of a table's elements from `counted` on, with what stands in front of each.
+fn new_bytes<M: prost::Message>(table: &[M], counted: &mut usize) -> usize {
+    let new = table.get(*counted..).unwrap_or_default();
+    *counted = table.len();
+    let bytes = |message: &M| {
+        let len = message.encoded_len();
+        1 + prost::length_delimiter_len(len) + len
+    };
+    new.iter().map(bytes).sum()
 }
 
 /// Puts a message into its table. Numbers count from one; a batch is cut long before 2^32:

@@ -168,6 +168,7 @@ impl Metrics {
             Stat::CacheHit => "cache_hit",
             Stat::Said => "said",
             Stat::Uncacheable => "uncacheable",
+            Stat::Unhanded => "unhanded",
         };
         self.files.get_or_create(&Kind { kind }).inc_by(count);
     }

@@ -9,6 +9,9 @@ use libbpf_rs::{ErrorExt as _, ObjectBuilder};
 
 use super::{LoadError, pins};
 
+/// Their programs.
+pub(super) const PROGRAMS: [&str; 3] = ["list_mmap_file", "list_bprm_check", "list_kernel_read"];
+
 /// Attaches them and pins what keeps them so into `dir`, where the probes' maps are pinned. Before the probes are attached: what is attached
 /// last runs first.
 pub(super) fn attach(object: &[u8], dir: &Path) -> Result<(), LoadError> {
@@ -24,10 +27,12 @@ fn attached(object: &[u8], dir: &Path) -> libbpf_rs::Result<()> {
     let mut builder = ObjectBuilder::default();
     let mut open = builder.name("cima_list")?.open_memory(object)?;
     for mut shared in open.maps_mut() {
-        if shared.name() == map::HANDED {
-            shared
-                .reuse_pinned_map(pins::map(dir, map::HANDED))
-                .context("the probes' map cannot be shared")?;
+        for name in [map::HANDED, map::SAID] {
+            if shared.name() == name {
+                shared
+                    .reuse_pinned_map(pins::map(dir, name))
+                    .context("the probes' maps cannot be shared")?;
+            }
         }
     }
     let object = open

@@ -333,7 +333,8 @@ impl Probes {
         let mut before = Set::all(settings.pin_dir).map_err(bpffs("list", settings.pin_dir))?;
         // An older one may be attached, too, and made from the same, if the settings went back while an agent died: what
         // the newer have seen since, the list may have already, and only an order by age says what it has.
-        let own = before.pop_if(|set| set.key() == key && is_attached(set));
+        let listed = settings.lister.is_some();
+        let own = before.pop_if(|set| set.key() == key && is_attached(set, listed));
         let set = match own {
             Some(set) => set,
             None => make(settings, &key, now_ns)?,
@@ -588,10 +589,12 @@ fn losses_of(set: &Set) -> Result<PerCpuArray<MapData, u64>, LoadError> {
 }
 
 /// Whether every program of the set has its link: one that is being retired has none.
-fn is_attached(set: &Set) -> bool {
-    PROGRAMS
-        .iter()
-        .all(|(program, _)| set.link(program).exists())
+fn is_attached(set: &Set, listed: bool) -> bool {
+    let probes = PROGRAMS.iter().map(|(program, _)| *program);
+    let listers = lister::PROGRAMS.into_iter().filter(|_| listed);
+    probes
+        .chain(listers)
+        .all(|program| set.link(program).exists())
 }
 
 fn queue_of(set: &Set) -> Result<Queue, LoadError> {

@@ -40,7 +40,7 @@ impl Submit for Device {
         HostForm::Buffer
     }
 
-    fn submit(&mut self, name: &str, payload: &[u8]) -> Result<(), SinkError> {
+    fn submit(&mut self, name: &str, payload: &[u8]) -> Result<bool, SinkError> {
         // Longer ones are refused by the module.
         let length = |bytes: &[u8]| u32::try_from(bytes.len()).unwrap_or(u32::MAX).to_ne_bytes();
         let record = [
@@ -53,10 +53,11 @@ impl Submit for Device {
         ]
         .concat();
         match self.0.write_all(&record) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-            // The list tells, and then what is lacking is said.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            done => done.map_err(|source| SinkError::Module { source }),
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(true),
+            // Not listed, and what is lacking is said.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(source) => Err(SinkError::Module { source }),
         }
     }
 

@@ -21,8 +21,8 @@ pub(super) trait Submit: Send {
     /// How the list has what was given.
     fn form(&self) -> HostForm;
 
-    /// Gives the kernel an entry; whether it was listed, the list tells.
-    fn submit(&mut self, name: &str, payload: &[u8]) -> Result<(), SinkError>;
+    /// Gives the kernel an entry. True: it says that it is in the list; else that tells.
+    fn submit(&mut self, name: &str, payload: &[u8]) -> Result<bool, SinkError>;
 
     /// What the site lacks if nothing is listed.
     fn lacks(&self) -> String;
@@ -88,7 +88,7 @@ impl<S: Submit> HostSink<S> {
         Ok(sink)
     }
 
-    fn give(&mut self, entry: &Entry) -> Result<(), SinkError> {
+    fn give(&mut self, entry: &Entry) -> Result<bool, SinkError> {
         let fields = entry.fields().ok();
         let (name, payload) = match &fields {
             Some(fields) => (fields.name, fields.payload.unwrap_or_default()),
@@ -184,10 +184,22 @@ impl<S: Submit> Sink for HostSink<S> {
         }
         // What the kernel side has listed already, or a part of a group that failed half way.
         self.look()?;
-        for entry in self.unseen.clone() {
-            self.give(&entry)?;
+        let mut unseen = std::mem::take(&mut self.unseen).into_iter();
+        while let Some(entry) = unseen.next() {
+            match self.give(&entry) {
+                Ok(true) => {}
+                Ok(false) => self.unseen.push(entry),
+                // Again, the next time.
+                Err(error) => {
+                    self.unseen.push(entry);
+                    self.unseen.extend(unseen);
+                    return Err(error);
+                }
+            }
         }
-        self.look()?;
+        if !self.unseen.is_empty() {
+            self.look()?;
+        }
         if !self.unseen.is_empty() {
             // It may be there for long, from before the last look.
             self.look_through()?;
@@ -243,7 +255,7 @@ mod tests {
             HostForm::Buffer
         }
 
-        fn submit(&mut self, name: &str, payload: &[u8]) -> Result<(), SinkError> {
+        fn submit(&mut self, name: &str, payload: &[u8]) -> Result<bool, SinkError> {
             let (file, listed, forgets) = &mut *self.0.lock().unwrap();
             let entry = own(name, payload);
             if *forgets > 0 {
@@ -254,7 +266,7 @@ mod tests {
                 file.write_all(&bytes).unwrap();
                 listed.push(entry);
             }
-            Ok(())
+            Ok(false)
         }
 
         fn lacks(&self) -> String {

@@ -79,13 +79,14 @@ impl Submit for Files {
         HostForm::File
     }
 
-    fn submit(&mut self, name: &str, payload: &[u8]) -> Result<(), SinkError> {
+    fn submit(&mut self, name: &str, payload: &[u8]) -> Result<bool, SinkError> {
         let name = file_name(name);
         // One may be there that an agent left which was killed.
         let listed = self.remove(&name).and_then(|()| self.list(&name, payload));
         listed
             .and(self.remove(&name))
-            .map_err(|source| SinkError::Files { source })
+            .map_err(|source| SinkError::Files { source })?;
+        Ok(false)
     }
 
     fn lacks(&self) -> String {

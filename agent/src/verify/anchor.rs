@@ -5,6 +5,21 @@ use ima_log::{Digest, Entry, HashAlgorithm, Replay};
 
 use super::{Located, Place};
 
+/// Banks that a kernel may have no code for.
+const PADDED: [HashAlgorithm; 2] = [HashAlgorithm::Sha384, HashAlgorithm::Sha512];
+
+/// What such a bank is extended with.
+fn padded_value(entry: &Entry, bank: HashAlgorithm) -> Digest {
+    if entry.is_violation() {
+        return Digest::ones(bank);
+    }
+    let sha1 = entry.template_digest(HashAlgorithm::Sha1);
+    let mut bytes = sha1.bytes().to_vec();
+    bytes.resize(bank.digest_len(), 0);
+    // It has the bank's length.
+    Digest::new(bank, &bytes).unwrap_or_else(|_| Digest::zeros(bank))
+}
+
 /// The PCR values that a list is compared with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Anchor {
@@ -29,6 +44,10 @@ pub struct BankOutcome {
     pub held: Option<u64>,
     /// The first entry after these that extends the PCR.
     pub next: Option<Located>,
+    /// The bank was extended with each entry's SHA-1, padded with zeros, and says no more than that: the kernel had no code for its
+    /// hash when IMA began (`ima_calc_field_array_hash`, `security/integrity/ima/ima_crypto.c`). Debian's 6.1 has SHA-384 and
+    /// SHA-512 in a module.
+    pub padded: bool,
     extended: bool,
 }
 
@@ -53,6 +72,8 @@ pub(super) enum Held {
 pub(super) struct Comparison {
     replay: Replay,
     banks: Vec<BankOutcome>,
+    /// Of a kernel's list: what banks hold whose hash the kernel had no code for.
+    padded: Option<Replay>,
     /// Whether PCRs that no entry extends are passed over.
     among: bool,
 }
@@ -75,13 +96,23 @@ impl Comparison {
                     replayed: Digest::zeros(expected.algorithm()),
                     held: None,
                     next: None,
+                    padded: false,
                     extended: false,
                 })
                 .collect(),
+            padded: None,
             among,
         };
         comparison.look(0);
         comparison
+    }
+
+    /// The list is a kernel's, which pads where it lacks a hash. Not so for SHA-256, without which nothing would vouch.
+    pub(super) fn of_kernel(mut self) -> Self {
+        let banks = self.replay.banks();
+        let padded: Vec<_> = banks.filter(|bank| PADDED.contains(bank)).collect();
+        self.padded = (!padded.is_empty()).then(|| Replay::new(&padded));
+        self
     }
 
     /// Whether a value of this PCR was given, or none of any.
@@ -112,6 +143,14 @@ impl Comparison {
             return;
         }
         self.replay.extend(entry);
+        if let Some(padded) = &mut self.padded {
+            let banks: Vec<_> = padded.banks().collect();
+            let values: Vec<_> = banks
+                .iter()
+                .map(|bank| padded_value(entry, *bank))
+                .collect();
+            padded.extend_values(entry.pcr, &values);
+        }
         for bank in self.banks.iter_mut().filter(|bank| bank.pcr == entry.pcr) {
             bank.extended = true;
             if bank.held.is_some() && bank.next.is_none() {
@@ -123,8 +162,15 @@ impl Comparison {
 
     fn look(&mut self, entries: u64) {
         for bank in &mut self.banks {
-            if let Some(value) = self.replay.value(bank.pcr, bank.expected.algorithm()) {
+            let algorithm = bank.expected.algorithm();
+            if let Some(value) = self.replay.value(bank.pcr, algorithm) {
                 bank.replayed = value;
+            }
+            let padded = self.padded.as_ref();
+            let padded = padded.and_then(|padded| padded.value(bank.pcr, algorithm));
+            bank.padded = !bank.matches() && padded == Some(bank.expected);
+            if bank.padded {
+                bank.replayed = bank.expected;
             }
             if bank.matches() && bank.held.is_none() {
                 bank.held = Some(entries);
@@ -151,5 +197,42 @@ impl Comparison {
             }
         };
         (self.banks, held)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bank_that_the_kernel_padded_fits_its_own_list_and_is_told_apart() {
+        let entry = Entry::ima_buf(10, HashAlgorithm::Sha256, "cima-ctx:0", b"v1;").unwrap();
+        let plain = |bank: HashAlgorithm| Digest::zeros(bank).extended(&entry.extend_value(bank));
+        let padded =
+            |bank: HashAlgorithm| Digest::zeros(bank).extended(&padded_value(&entry, bank));
+        let outcome = |value: Digest, of_kernel: bool| {
+            let mut comparison = Comparison::new(Anchor::Exactly(vec![(10, value)]));
+            if of_kernel {
+                comparison = comparison.of_kernel();
+            }
+            comparison.extend(
+                Place {
+                    index: 0,
+                    offset: 0,
+                    segment: None,
+                },
+                None,
+                &entry,
+            );
+            let (banks, _) = comparison.finish();
+            (banks[0].matches(), banks[0].padded)
+        };
+        for bank in PADDED {
+            assert_eq!(outcome(plain(bank), true), (true, false), "{bank}");
+            assert_eq!(outcome(padded(bank), true), (true, true), "{bank}");
+            assert_eq!(outcome(padded(bank), false), (false, false), "{bank}");
+        }
+        let sha256 = HashAlgorithm::Sha256;
+        assert_eq!(outcome(padded(sha256), true), (false, false));
     }
 }

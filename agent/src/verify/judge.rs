@@ -112,6 +112,7 @@ impl Judge {
     /// The list is a host's, with cima's entries among the others.
     pub(super) fn of_host(mut self) -> Self {
         self.ours = Some(Ours::default());
+        self.comparison = self.comparison.of_kernel();
         self
     }
 

@@ -476,15 +476,22 @@ pub enum Stat {
     Said = 2,
     /// Files whose digest could not be kept: a writer, or a file system that does not tell of changes.
     Uncacheable = 3,
+    /// Files that could not be handed on, to be listed by the kernel: the agent has them listed.
+    Unhanded = 4,
 }
 
 /// How many counters there are.
-pub const STAT_COUNT: usize = 4;
+pub const STAT_COUNT: usize = 5;
 
 impl Stat {
     /// Every counter, in order.
-    pub const ALL: [Stat; STAT_COUNT] =
-        [Stat::Hashed, Stat::CacheHit, Stat::Said, Stat::Uncacheable];
+    pub const ALL: [Stat; STAT_COUNT] = [
+        Stat::Hashed,
+        Stat::CacheHit,
+        Stat::Said,
+        Stat::Uncacheable,
+        Stat::Unhanded,
+    ];
 }
 
 /// Slots of the write clock: a power of two. See [`map::WRITES`].
@@ -533,12 +540,16 @@ pub struct Scope {
 }
 
 /// What a task has measured, for the program that lists it in the same hook: element of the map [`map::HANDED`], by
-/// the task (`bpf_get_current_pid_tgid`). All but `file` is `struct cima_measurement` of `kmod-bridge/uapi/cima.h`.
+/// the task (`bpf_get_current_pid_tgid`). What follows `is_last_word` is `struct cima_measurement` of `kmod-bridge/uapi/cima.h`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Handed {
     /// Address of the `struct file`, by which the other knows that it is meant.
     pub file: u64,
+    /// What need not be said again once it is listed: a key of [`map::SAID`].
+    pub report: [u64; 5],
+    /// Not 0: that is so.
+    pub is_last_word: u64,
     /// One of [`provenance`].
     pub provenance: u32,
     /// Bits of [`handed`].
@@ -650,6 +661,6 @@ const _: () = {
         core::mem::offset_of!(MountNs, state),
     );
     assert!(gathered.is_multiple_of(8) && state == gathered + 4);
-    assert!(size_of::<Handed>() == 8 + 4 * 4 + 32 + DIGEST_LEN);
+    assert!(size_of::<Handed>() == 7 * 8 + 4 * 4 + 32 + DIGEST_LEN);
     assert!(size_of::<MountNs>() == 48 + 32 + 8 && size_of::<Change>() == 64);
 };
