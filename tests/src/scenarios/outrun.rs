@@ -145,7 +145,8 @@ fn play(claims: &mut Claims, _arguments: &[String]) {
         eventually("the last is in the list", || executed.last_is_in(&site.entries()).then_some(()));
         agent.stop();
         executed.assert_in(&site.entries());
-        assert_sound(&site.entries());
+        assert_eq!(assert_sound(&site.entries()), 0, "events lost");
+        site.verify_in("10").succeeded();
         all_listed(&site);
         let (entries, _) = host_list::replays();
         println!("     {entries} entries");
