@@ -32,7 +32,7 @@ pub(super) trait Submit: Send {
 pub(super) struct HostSink<S> {
     submit: S,
     list: HostList,
-    /// Given to the kernel, and not seen in the list.
+    /// To be given to the kernel, or given, and not in the list as far as is known.
     unseen: Vec<Entry>,
     /// What the list had when it was opened, until something is given to it.
     had: Option<Had>,
