@@ -46,7 +46,7 @@ impl Ledger {
     }
 
     /// Compares the PCR with the list, says in the list if they do not fit, and goes on
-    /// with the group at hand. False: they did not fit.
+    /// with the group at hand, then with what the kernel listed by itself. False: they did not fit.
     ///
     /// # Errors
     /// As [`Ledger::complete`].
@@ -58,7 +58,7 @@ impl Ledger {
             let detail = &broken.detail;
             tracing::error!("the PCR no longer holds what the list gives ({detail})");
         }
-        self.complete()?;
+        self.commit(&[], Batch::new())?;
         Ok(fits)
     }
 
@@ -191,10 +191,13 @@ impl Ledger {
         reason: proto::start::Reason,
         held: &[Digest],
     ) -> Result<(), LedgerError> {
+        let start = self.start(reason, held);
         if reason == proto::start::Reason::Boot {
             self.replay = self.empty_replay(held);
+            // Nothing comes before it.
+            return self.commit_all([].iter(), start);
         }
-        self.commit(&[], self.start(reason, held))
+        self.commit(&[], start)
     }
 
     fn start(&self, reason: proto::start::Reason, held: &[Digest]) -> Batch {

@@ -168,13 +168,23 @@ impl Ledger {
     }
 
     /// Appends and extends: the policy events that are new in this boot, in order,
-    /// then `batch` as one context entry. Nothing to say is nothing written. A group that
-    /// is at hand must be completed first; if it is not, this tries to.
+    /// then `batch` as one context entry. Before them what the kernel listed by itself and nobody said so far: when a
+    /// batch is in the kernel's list, the ledger has whatever that list has before the batch before. Nothing to say is nothing written.
+    /// A group that is at hand must be completed first; if it is not, this tries to.
     ///
     /// # Errors
     /// The disk or the TPM failed; the group is kept, and [`Ledger::complete`] goes on with it.
     pub fn commit(&mut self, events: &[PolicyEvent], batch: Batch) -> Result<(), LedgerError> {
         self.complete()?;
+        let heard = self.sink.heard();
+        self.commit_all(heard.iter().chain(events), batch)
+    }
+
+    fn commit_all<'a>(
+        &mut self,
+        events: impl Iterator<Item = &'a PolicyEvent>,
+        batch: Batch,
+    ) -> Result<(), LedgerError> {
         let mut lines = Vec::new();
         let mut fresh = HashSet::new();
         for event in events {

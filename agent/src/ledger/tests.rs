@@ -53,6 +53,41 @@ fn a_value_is_listed_once_a_boot_and_survives_a_restart() {
 }
 
 #[test]
+fn what_the_kernel_lists_by_itself_is_said_once_before_the_next_batch() {
+    let (dir, tpm) = (scratch(), Tpm::new());
+    let hear = |events: &[u32]| {
+        tpm.with(|state| state.heard = events.iter().map(|n| event(*n)).collect());
+    };
+    // From before the list: the first entry says where the list begins.
+    hear(&[1]);
+    let (mut ledger, _) = open(dir.path(), &tpm);
+    ledger.commit(&[event(1), event(2)], batch()).unwrap();
+    hear(&[2, 3]);
+    assert!(ledger.check().unwrap());
+    hear(&[3, 4]);
+    ledger.commit(&[event(4), event(5)], batch()).unwrap();
+    drop(ledger);
+    hear(&[5, 6]);
+    let _ = open(dir.path(), &tpm);
+    assert_eq!(
+        names(dir.path()),
+        [
+            "cima-ctx:0",
+            "cima-exec:unregistered:/bin/1",
+            "cima-exec:unregistered:/bin/2",
+            "cima-ctx:1",
+            "cima-exec:unregistered:/bin/3",
+            "cima-exec:unregistered:/bin/4",
+            "cima-exec:unregistered:/bin/5",
+            "cima-ctx:2",
+            "cima-exec:unregistered:/bin/6",
+            "cima-ctx:3",
+        ]
+    );
+    assert!(replays(dir.path(), &tpm));
+}
+
+#[test]
 fn another_value_of_the_same_name_is_another_entry() {
     let (dir, tpm) = (scratch(), Tpm::new());
     let (mut ledger, _) = open(dir.path(), &tpm);

@@ -3,7 +3,7 @@
 
 use std::str::FromStr;
 
-use ima_log::{Digest, Entry, HashAlgorithm, Template};
+use ima_log::{Digest, Entry, Fields, HashAlgorithm, Template};
 use sha2::{Digest as _, Sha256};
 
 use super::file_name;
@@ -61,6 +61,21 @@ impl HostForm {
             .map(|hash| key(&name, &hash.digest(payload)))
             .collect()
     }
+}
+
+/// In front of the names that the kernel gives by itself.
+const EXEC: &[u8] = b"cima-exec:";
+const VIOLATION: &[u8] = b"cima-violation:";
+/// Violations that the agent finds, and the kernel does not.
+const OF_AGENT: [&[u8]; 2] = [b"loss", b"chain"];
+
+/// Whether an entry is one that the kernel may have listed by itself: what was executed, and what was seen while it was.
+#[must_use]
+pub fn is_of_kernel(fields: &Fields<'_>) -> bool {
+    let violation = fields.name.strip_prefix(VIOLATION);
+    let kind = violation.and_then(|rest| rest.split(|byte| *byte == b':').next());
+    let has_name = fields.name.starts_with(EXEC) || kind.is_some_and(|it| !OF_AGENT.contains(&it));
+    has_name && fields.payload.is_some()
 }
 
 fn key(name: &[u8], digest: &Digest) -> HostKey {
@@ -166,6 +181,29 @@ mod tests {
         let mut violation = entry.clone();
         violation.template_hash = Digest::zeros(HashAlgorithm::Sha1);
         assert!(!is(HostForm::Buffer, &violation));
+    }
+
+    #[test]
+    fn what_was_executed_may_be_the_kernels_and_what_the_agent_alone_knows_is_not() {
+        let is = |name: &str| is_of_kernel(&own(name, b"v1;a").fields().unwrap());
+        for name in [
+            "cima-exec:unregistered:/x",
+            "cima-violation:writer:unregistered:/x",
+            "cima-violation:losses:",
+        ] {
+            assert!(is(name), "{name}");
+        }
+        for name in [
+            "cima-violation:loss:agent:",
+            "cima-violation:chain:agent:",
+            "cima-image:x",
+            "cima-sink:kernel",
+            "cima-ctx:1",
+        ] {
+            assert!(!is(name), "{name}");
+        }
+        let file = listed_file("cima-exec:x", HashAlgorithm::Sha256.digest(b"v1;a"));
+        assert!(!is_of_kernel(&file.fields().unwrap()));
     }
 
     #[test]

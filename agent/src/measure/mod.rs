@@ -16,7 +16,7 @@ mod policy_event;
 pub use context::{
     Batch, ContextEvent, Fate, Gist, PAYLOAD_PREFIX, batch_name, batch_number, decode_batch, proto,
 };
-pub use host::{Anchorage, CONTENT_HASHES, HostForm, HostKey, NoAnchorage};
+pub use host::{Anchorage, CONTENT_HASHES, HostForm, HostKey, NoAnchorage, is_of_kernel};
 pub use implied::implied;
 pub use name::{escape, file_name, unescape};
 pub use namespaced::namespaced_digest;

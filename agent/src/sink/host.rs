@@ -8,7 +8,7 @@ use std::{collections::HashSet, path::Path};
 use ima_log::{Digest, Entry};
 
 use super::{Sink, SinkError, host_list::HostList};
-use crate::measure::{Anchorage, HostForm, HostKey, batch_number};
+use crate::measure::{Anchorage, HostForm, HostKey, PolicyEvent, batch_number, is_of_kernel};
 
 /// The kernel's PCR (`CONFIG_IMA_MEASURE_PCR_IDX`, 10 wherever it was not changed).
 pub const HOST_PCR: u32 = 10;
@@ -19,7 +19,10 @@ pub(super) trait Submit: Send {
     fn anchorage(&self) -> Anchorage;
 
     /// How the list has what was given.
-    fn form(&self) -> HostForm;
+    fn form(&self) -> HostForm {
+        // Every sink that gives something to the kernel has one.
+        self.anchorage().host_form().unwrap_or(HostForm::Buffer)
+    }
 
     /// Gives the kernel an entry. True: it says that it is in the list; else that tells.
     fn submit(&mut self, name: &str, payload: &[u8]) -> Result<bool, SinkError>;
@@ -36,6 +39,12 @@ pub(super) struct HostSink<S> {
     unseen: Vec<Entry>,
     /// What the list had when it was opened, until something is given to it.
     had: Option<Had>,
+    /// What the kernel may have listed by itself, and nobody asked for yet.
+    heard: Vec<(HostKey, PolicyEvent)>,
+    /// Keys of what was asked for since the last settling: the list has it.
+    listed: HashSet<HostKey>,
+    /// Why the list could not be read when somebody asked for what is new.
+    deaf: Option<SinkError>,
 }
 
 /// What a list has of ours.
@@ -68,12 +77,19 @@ impl<S: Submit> HostSink<S> {
             list: HostList::open(list)?,
             unseen: Vec::new(),
             had: None,
+            heard: Vec::new(),
+            listed: HashSet::new(),
+            deaf: None,
         };
         let mut had = Had::default();
         let form = sink.submit.form();
-        sink.list.news(|entry| had.note(form, entry))?;
+        let heard = &mut sink.heard;
+        sink.list.news(|entry| {
+            had.note(form, entry);
+            heard.extend(of_kernel(form, entry));
+        })?;
         sink.had = Some(had);
-        let event = crate::measure::PolicyEvent::sink(sink.submit.anchorage());
+        let event = PolicyEvent::sink(sink.submit.anchorage());
         let entry = Entry::ima_buf(
             HOST_PCR,
             ima_log::HashAlgorithm::Sha256,
@@ -98,12 +114,16 @@ impl<S: Submit> HostSink<S> {
         self.submit.submit(&name, payload)
     }
 
-    /// Drops what the list has by now.
+    /// Drops what the list has by now, and takes note of what else is new in it.
     fn look(&mut self) -> Result<(), SinkError> {
         let (form, wanted) = self.wanted();
         let mut keys = HashSet::new();
-        self.list
-            .news(|entry| note(form, &wanted, entry, &mut keys))?;
+        let heard = &mut self.heard;
+        self.list.news(|entry| {
+            if !note(form, &wanted, entry, &mut keys) {
+                heard.extend(of_kernel(form, entry));
+            }
+        })?;
         self.drop_listed(&keys);
         Ok(())
     }
@@ -113,9 +133,19 @@ impl<S: Submit> HostSink<S> {
         let (form, wanted) = self.wanted();
         let mut keys = HashSet::new();
         let mut list = self.list.again()?;
-        list.news(|entry| note(form, &wanted, entry, &mut keys))?;
+        list.news(|entry| {
+            note(form, &wanted, entry, &mut keys);
+        })?;
         self.drop_listed(&keys);
         Ok(())
+    }
+
+    /// Whether it is one of what was asked for. Each key costs a hash of what it says, and there is rarely one to compare with.
+    fn is_listed(&self, entry: &Entry) -> bool {
+        !self.listed.is_empty() && entry.fields().is_ok_and(|fields| is_of_kernel(&fields)) && {
+            let keys = self.submit.form().keys_of_own(entry);
+            keys.iter().any(|key| self.listed.contains(key))
+        }
     }
 
     fn wanted(&self) -> (HostForm, HashSet<HostKey>) {
@@ -139,11 +169,32 @@ impl<S: Submit> HostSink<S> {
     }
 }
 
-fn note(form: HostForm, wanted: &HashSet<HostKey>, listed: &Entry, found: &mut HashSet<HostKey>) {
-    found.extend(
-        form.key_of_listed(listed)
-            .filter(|key| wanted.contains(key)),
-    );
+/// Whether an entry of the list is wanted.
+fn note(
+    form: HostForm,
+    wanted: &HashSet<HostKey>,
+    listed: &Entry,
+    found: &mut HashSet<HostKey>,
+) -> bool {
+    let key = form.key_of_listed(listed);
+    let key = key.filter(|key| wanted.contains(key));
+    found.extend(key);
+    key.is_some()
+}
+
+/// What an entry says, if the kernel may have listed it by itself.
+fn of_kernel(form: HostForm, listed: &Entry) -> Option<(HostKey, PolicyEvent)> {
+    if form != HostForm::Buffer {
+        return None;
+    }
+    let key = form.key_of_listed(listed)?;
+    let fields = listed.fields().ok().filter(is_of_kernel)?;
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).ok();
+    let event = PolicyEvent {
+        name: text(fields.name)?,
+        payload: text(fields.payload?)?,
+    };
+    Some((key, event))
 }
 
 impl<S: Submit> Sink for HostSink<S> {
@@ -170,20 +221,31 @@ impl<S: Submit> Sink for HostSink<S> {
         self.had.as_ref()?.batch
     }
 
+    fn heard(&mut self) -> Vec<PolicyEvent> {
+        if let Err(error) = self.look() {
+            self.deaf.get_or_insert(error);
+        }
+        let (keys, events): (Vec<_>, _) = std::mem::take(&mut self.heard).into_iter().unzip();
+        self.listed.extend(keys);
+        events
+    }
+
     fn extend(&mut self, entry: &Entry, _: &[Digest]) -> Result<(), SinkError> {
         self.had = None;
-        if self.unseen.last() != Some(entry) {
+        if !self.is_listed(entry) && self.unseen.last() != Some(entry) {
             self.unseen.push(entry.clone());
         }
         Ok(())
     }
 
     fn settle(&mut self) -> Result<(), SinkError> {
+        if let Some(error) = self.deaf.take() {
+            return Err(error);
+        }
+        self.listed.clear();
         if self.unseen.is_empty() {
             return Ok(());
         }
-        // What the kernel side has listed already, or a part of a group that failed half way.
-        self.look()?;
         let mut unseen = std::mem::take(&mut self.unseen).into_iter();
         while let Some(entry) = unseen.next() {
             match self.give(&entry) {
@@ -244,15 +306,16 @@ mod tests {
         fn listed(&self) -> usize {
             self.0.lock().unwrap().1.len()
         }
+
+        /// Lists it unasked.
+        fn lists(&mut self, name: &str, payload: &[u8]) {
+            self.submit(name, payload).unwrap();
+        }
     }
 
     impl Submit for Kernel {
         fn anchorage(&self) -> Anchorage {
             Anchorage::Kernel
-        }
-
-        fn form(&self) -> HostForm {
-            HostForm::Buffer
         }
 
         fn submit(&mut self, name: &str, payload: &[u8]) -> Result<bool, SinkError> {
@@ -308,6 +371,49 @@ mod tests {
         sink.reopen().unwrap();
         sink.settle().unwrap();
         assert_eq!(kernel.listed(), 4);
+        sink.settle().unwrap();
+    }
+
+    #[test]
+    fn what_the_kernel_lists_by_itself_is_told_once_and_not_given_to_it() {
+        let list = tempfile::NamedTempFile::new().unwrap();
+        let mut kernel = Kernel::new(list.reopen().unwrap());
+        kernel.lists("cima-exec:unregistered:/a", b"v1;a");
+        let mut sink = HostSink::open(kernel.clone(), list.path()).unwrap();
+        let heard = |sink: &mut HostSink<Kernel>| {
+            let events = sink.heard().into_iter();
+            events.map(|event| event.name).collect::<Vec<_>>()
+        };
+        assert_eq!(heard(&mut sink), ["cima-exec:unregistered:/a"]);
+        kernel.lists("cima-violation:writer:unregistered:/b", b"v1;b");
+        kernel.lists("cima-violation:loss:agent:", b"v1;agents");
+        kernel.lists("cima-exec:unregistered:\u{fe}", b"v1;\xff");
+        kernel.lists("/bin/sh", b"v1;hosts");
+        assert_eq!(heard(&mut sink), ["cima-violation:writer:unregistered:/b"]);
+        assert_eq!(heard(&mut sink), [""; 0]);
+        let given = kernel.listed();
+        let said = own("cima-violation:writer:unregistered:/b", b"v1;b");
+        kernel.forgets(1);
+        sink.extend(&said, &[]).unwrap();
+        sink.settle().unwrap();
+        assert_eq!(kernel.listed(), given);
+        assert_eq!(kernel.0.lock().unwrap().2, 1, "it was not given");
+        kernel.forgets(0);
+        // Seen while an entry is looked for.
+        kernel.lists("cima-exec:unregistered:/c", b"v1;c");
+        sink.extend(&own("cima-ctx:0", b"v1;x"), &[]).unwrap();
+        sink.settle().unwrap();
+        assert_eq!(heard(&mut sink), ["cima-exec:unregistered:/c"]);
+    }
+
+    #[test]
+    fn a_list_that_cannot_be_read_is_an_error_at_the_next_settling() {
+        let list = tempfile::NamedTempFile::new().unwrap();
+        let kernel = Kernel::new(list.reopen().unwrap());
+        let mut sink = HostSink::open(kernel.clone(), list.path()).unwrap();
+        kernel.0.lock().unwrap().0.write_all(&[0xff; 50]).unwrap();
+        assert_eq!(sink.heard(), []);
+        assert!(matches!(sink.settle(), Err(SinkError::HostList { .. })));
         sink.settle().unwrap();
     }
 

@@ -26,7 +26,7 @@ pub use rules::{
 
 use ima_log::{Digest, Entry, HashAlgorithm};
 
-use crate::measure::Anchorage;
+use crate::measure::{Anchorage, PolicyEvent};
 
 /// Why an anchor is out of reach.
 #[derive(Debug, thiserror::Error)]
@@ -164,6 +164,11 @@ pub trait Sink: Send {
     /// The highest number of a batch that the kernel's list had by then.
     fn last_batch(&self) -> Option<u64> {
         None
+    }
+
+    /// What the kernel listed by itself since the last call, up to now: the list has it, whether or not the agent was told.
+    fn heard(&mut self) -> Vec<PolicyEvent> {
+        Vec::new()
     }
 
     /// Extends every allocated bank with its value for an entry: `values` has one for each, in

@@ -9,13 +9,11 @@ use ima_log::{Entry, Fields};
 
 use super::{
     Anchor, Fault, FaultKind, HostOutcome, Judge, Judgement, Located, Place,
-    judge::{BATCH, Item, VIOLATION},
-    known::{Key, Mark, of_listed, of_own},
+    judge::{BATCH, Item},
+    known::{Due, Key, Mark, of_listed, of_own},
 };
-use crate::measure::{Anchorage, CONTENT_HASHES, HostForm};
+use crate::measure::{Anchorage, CONTENT_HASHES, HostForm, is_of_kernel};
 
-/// In front of the names that the kernel gives by itself.
-const EXEC: &[u8] = b"cima-exec:";
 /// In front of what an agent tries its sink with, before it opens its ledger.
 const SINK: &[u8] = b"cima-sink:";
 
@@ -45,8 +43,8 @@ pub(super) struct Ours {
     entries: u64,
     /// Batches of which the list has but the digest.
     unread: u64,
-    /// Entries before the last batch.
-    last_batch: Option<u64>,
+    /// Entries before the last batch, and before the one before.
+    last_batches: [Option<u64>; 2],
 }
 
 impl Ours {
@@ -54,7 +52,7 @@ impl Ours {
     pub(super) fn note(&mut self, item: &Item<'_>, fields: &Fields<'_>) -> Option<Key> {
         self.entries += 1;
         if fields.name.starts_with(BATCH) {
-            self.last_batch = Some(item.place.index);
+            self.last_batches = [Some(item.place.index), self.last_batches[0]];
             self.unread += u64::from(fields.payload.is_none());
         }
         let file = || of_listed(HostForm::File, item.entry).filter(|_| is_file(fields));
@@ -70,17 +68,17 @@ fn is_file(fields: &Fields<'_>) -> bool {
     counts && fields.signature.is_none()
 }
 
-/// Whether the host's list may have an entry of this name before the ledger: what the kernel lists by itself (what was
-/// executed, and what was seen while it was; losses and broken chains are the agent's to say), and what an agent tries its
-/// sink with. Files are all the agent's, which writes its ledger first.
-pub(super) fn comes_first(fields: &Fields<'_>) -> bool {
-    let name = fields.name;
-    let kind = name
-        .strip_prefix(VIOLATION)
-        .and_then(|rest| rest.split(|byte| *byte == b':').next());
-    let of_kernel =
-        name.starts_with(EXEC) || kind.is_some_and(|kind| kind != b"loss" && kind != b"chain");
-    name.starts_with(SINK) || (of_kernel && fields.payload.is_some())
+/// When the ledger must have an entry that the host's list has. The agent says what the kernel listed by itself before its next batch but
+/// one at the latest, and everything else, losses and broken chains too, before it gives it to the kernel. What it
+/// tries its sink with it says only if that becomes the sink. Files are all the agent's.
+pub(super) fn due(fields: &Fields<'_>) -> Due {
+    if fields.name.starts_with(SINK) {
+        Due::Never
+    } else if is_of_kernel(fields) {
+        Due::Batches
+    } else {
+        Due::Before
+    }
 }
 
 impl HostJudge {
@@ -182,15 +180,16 @@ impl HostJudge {
         let (Some(ours), Some(_)) = (&self.host.ours, &self.ledger) else {
             return untold;
         };
-        // What the agent read of the kernel's queue is in the ledger with the batch that says so; where
-        // something was lost, nobody can tell what.
-        let lossy = self.host.violations.loss > 0;
-        let is_new = |mark: &Mark| ours.last_batch.is_none_or(|last| mark.index > last);
+        let is_new = |mark: &Mark| ours.last_batches[1].is_none_or(|last| mark.index > last);
         let marks = self.host.known.untold();
         for mark in marks.filter(|mark| mark.index < of.host) {
-            if mark.comes_first && (lossy || is_new(mark)) {
-                untold.allowed += 1;
-                continue;
+            match mark.due {
+                Due::Never => continue,
+                Due::Batches if is_new(mark) => {
+                    untold.allowed += 1;
+                    continue;
+                }
+                Due::Batches | Due::Before => {}
             }
             untold.faults += 1;
             if untold.first.is_none_or(|first| mark.index < first.index) {

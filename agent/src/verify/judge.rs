@@ -15,7 +15,7 @@ use super::{
     anchor::{Comparison, Held},
     containers::Containers,
     fault::shown,
-    host::{Ours, comes_first},
+    host::{Ours, due},
     judgement::Violations,
     known::{Key, Known, Mark, of_event, of_listed},
 };
@@ -212,7 +212,7 @@ impl Judge {
             let mark = Mark {
                 index,
                 offset,
-                comes_first: comes_first(fields),
+                due: due(fields),
                 told: false,
             };
             self.known.note(key, mark);

@@ -223,7 +223,7 @@ impl fmt::Display for Warning {
             ),
             Self::Untold(count) => write!(
                 f,
-                "{count} of the host's list are not in the ledger, and may be there first (cima-exec and the like): an agent that was ended, or an event that was lost on its way, leaves them there alone"
+                "{count} of the host's list are not in the ledger yet: the kernel listed them by itself, and the agent adds them before its next batch or when it starts again"
             ),
             Self::Unread(count) => write!(
                 f,

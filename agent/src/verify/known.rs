@@ -38,6 +38,17 @@ pub(super) fn of_event(event: &PolicyEvent) -> impl Iterator<Item = Key> {
     keys.unwrap_or_default().into_iter()
 }
 
+/// When the ledger must have what the host's list has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Due {
+    /// Before the host's list.
+    Before,
+    /// Once two batches are behind it.
+    Batches,
+    /// It need not.
+    Never,
+}
+
 /// An entry that the list has.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Mark {
@@ -45,8 +56,8 @@ pub(super) struct Mark {
     pub(super) index: u64,
     /// Where its record begins.
     pub(super) offset: u64,
-    /// Whether the list may have it before the ledger.
-    pub(super) comes_first: bool,
+    /// When the ledger must have it.
+    pub(super) due: Due,
     /// Whether the ledger has it, too.
     pub(super) told: bool,
 }

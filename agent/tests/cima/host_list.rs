@@ -5,7 +5,7 @@ use std::fs;
 
 use cima_agent::{
     containers::Provenance,
-    measure::{PolicyEvent, SelfPart, Violation, file_name, proto},
+    measure::{Anchorage, PolicyEvent, SelfPart, Violation, file_name, proto},
     sink::{PcrSink, Sink as _},
     verify::{Anchor, HostJudge, Judgement, Place},
 };
@@ -403,7 +403,8 @@ fn an_entry_with_another_content_or_name_is_neither_lists() {
 #[test]
 fn an_entry_that_the_ledger_lost_is_named() {
     for form in FORMS {
-        let ledger = ledger(form);
+        let mut ledger = ledger(form);
+        ledger.batch(vec![stop()]);
         let host = form.host(&ledger.entries);
         for (at, entry) in ledger.entries.iter().enumerate() {
             let judgement = judged(&host, Some(&all_but(&ledger.entries, at)));
@@ -414,7 +415,7 @@ fn an_entry_that_the_ledger_lost_is_named() {
         let judgement = judged(&host, Some(&ledger.entries[..6]));
         bad(
             &judgement,
-            &[("not-in-ledger", "in the ledger, and so are 2 more: ")],
+            &[("not-in-ledger", "in the ledger, and so are 3 more: ")],
         );
     }
     let ledger = ledger(Form::Buffer);
@@ -460,9 +461,23 @@ fn what_the_kernel_lists_by_itself_may_be_ahead_of_the_agent_and_nothing_else() 
             .iter()
             .any(|of| of.word() == "not-in-ledger");
         assert!(warned);
-        // The agent wrote a batch since, and did not say it.
-        bad(&with(entry, 3), &[("not-in-ledger", "entry 3")]);
+        // One batch is behind it: the agent gave it before it looked.
+        let at = |batch: &str| {
+            let host = Form::Buffer.host(&ledger.entries);
+            let is_it = |entry: &Entry| entry.display_name() == batch;
+            host.iter().position(is_it).unwrap()
+        };
+        good(&with(entry.clone(), at("cima-ctx:3")));
+        // Two are: the agent did not say it.
+        let first = at("cima-ctx:2");
+        let said = format!("entry {first}");
+        bad(&with(entry, first), &[("not-in-ledger", &said)]);
     }
+    // The sink that was tried and not taken.
+    let tried = PolicyEvent::sink(Anchorage::Kernel);
+    let tried = with(buffer(&tried.name, tried.payload.as_bytes()), 3);
+    good(&tried);
+    assert_eq!(tried.host.unwrap().untold, 0);
     let digest = HashAlgorithm::Sha256.digest(b"x");
     let image = PolicyEvent::agent(SelfPart::Policy, &digest);
     for entry in [
@@ -478,7 +493,7 @@ fn what_the_kernel_lists_by_itself_may_be_ahead_of_the_agent_and_nothing_else() 
 }
 
 #[test]
-fn what_was_lost_on_the_way_to_the_agent_is_not_held_against_the_ledger() {
+fn a_loss_excuses_nothing_that_the_kernel_listed() {
     let mut ledger = List::in_host("kernel", BOOT);
     let loss = PolicyEvent::own_violation(Violation::Loss, "cause=map-ring-full;count=1;at=5");
     ledger.policy_event(&loss);
@@ -487,11 +502,11 @@ fn what_was_lost_on_the_way_to_the_agent_is_not_held_against_the_ledger() {
         cpu: 0,
         count: 1,
     }))]);
+    ledger.batch(vec![stop()]);
     let mut host = Form::Buffer.host(&ledger.entries);
     host.insert(2, exec("/bin/x"));
     let judgement = judged(&host, Some(&ledger.entries));
-    good(&judgement);
-    assert_eq!(judgement.host.unwrap().untold, 1);
+    bad(&judgement, &[("not-in-ledger", "entry 2")]);
 }
 
 #[test]
@@ -818,9 +833,15 @@ fn told(history: &[Vec<u8>], sink: &'static str) -> Vec<Entry> {
                 list.policy_event(&event);
             }
         }
-        list.batch(vec![event(What::Stop(proto::Stop {}))]);
+        list.batch(vec![stop()]);
     }
+    // What the last batch but one is behind of, the ledger must have.
+    list.batch(vec![stop()]);
     list.entries
+}
+
+fn stop() -> proto::ContextEvent {
+    event(What::Stop(proto::Stop {}))
 }
 
 proptest! {

@@ -25,6 +25,8 @@ pub(crate) const SCENARIO: Scenario = Scenario {
 
 /// What both sinks in the kernel's list want.
 const RULES: &str = "measure func=CRITICAL_DATA label=cima\nmeasure func=FILE_CHECK mask=MAY_READ fsname=devtmpfs fowner=60990\n";
+/// Gives the module an entry, as root may.
+const DEVICE: &str = "/cima/bin/cima-device";
 const LISTER: &str = "/usr/lib/cima/cima-list.o";
 /// From one execution of the container to the next.
 const EVERY: Duration = Duration::from_millis(50);
@@ -114,6 +116,42 @@ fn play(claims: &mut Claims, _arguments: &[String]) {
         fs::copy(host_list::BINARY, "/tmp/host.ima").expect("the list can be copied");
         evmctl::agrees(Path::new("/tmp/host.ima"));
     });
+    claims.claim(
+        "what the kernel listed and told nobody of is in the agent's list, too",
+        || {
+            let name = |when: &str| format!("cima-exec:unregistered:/untold-{when}");
+            let submit = |when: &str| {
+                let said = process::run(&[DEVICE, "submit", &name(when), "v1;sha256:00"]);
+                assert_eq!(said.succeeded().trim(), "LISTED");
+            };
+            submit("before");
+            let agent = site.start();
+            submit("while");
+            let load = Load::start(Path::new("/tmp/outrun-untold"), 0, EVERY);
+            load.wait_for(50);
+            let executed = load.finish();
+            eventually("the last is in the list", || {
+                executed.last_is_in(&site.entries()).then_some(())
+            });
+            agent.stop();
+            submit("after");
+            let ran = site.verify_in("10");
+            let warned = "1 of the host's list are not in the ledger yet";
+            assert!(ran.stdout.contains(warned), "{}", ran.stdout);
+            ran.succeeded();
+            site.start().stop();
+            let events = site.policy_events();
+            for when in ["before", "while", "after"] {
+                let count = events
+                    .iter()
+                    .filter(|(event, _)| *event == name(when))
+                    .count();
+                assert_eq!(count, 1, "{when}");
+            }
+            site.verify_in("10").succeeded();
+            all_listed(&site);
+        },
+    );
     claims.claim("a program that first kills the agent, erases its files and unloads what it can is in PCR 10", || {
         let agent = site.start();
         let program = killer("kernel");

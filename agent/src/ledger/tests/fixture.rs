@@ -37,6 +37,8 @@ pub(crate) struct State {
     pub(crate) hangs: bool,
     /// Whether the failing extend is carried out before the answer is lost.
     pub(crate) extends_anyway: bool,
+    /// What the kernel listed, and nobody asked for.
+    pub(crate) heard: Vec<PolicyEvent>,
 }
 
 impl Tpm {
@@ -90,6 +92,7 @@ impl State {
             gone: false,
             hangs: false,
             extends_anyway: false,
+            heard: Vec::new(),
         }
     }
 
@@ -111,6 +114,10 @@ impl Sink for Tpm {
 
     fn read(&mut self) -> Result<Vec<Digest>, SinkError> {
         Ok(self.values())
+    }
+
+    fn heard(&mut self) -> Vec<PolicyEvent> {
+        self.with(|state| std::mem::take(&mut state.heard))
     }
 
     fn extend(&mut self, entry: &Entry, values: &[Digest]) -> Result<(), SinkError> {
