@@ -24,7 +24,7 @@ use prometheus_client::{
 };
 
 use crate::{
-    measure::Anchorage,
+    measure::{Anchorage, PolicyEvent},
     probes::{Breach, ChangeKind, Event, EventError, How, What},
     sink::{Sink, SinkError},
 };
@@ -278,6 +278,10 @@ impl Sink for Timed {
 
     fn lists(&mut self, entry: &Entry) -> Option<bool> {
         self.sink.lists(entry)
+    }
+
+    fn heard(&mut self) -> Vec<PolicyEvent> {
+        self.sink.heard()
     }
 
     fn last_batch(&self) -> Option<u64> {
