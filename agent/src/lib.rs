@@ -8,6 +8,7 @@
 //! `cima`, which read lists and need no daemon; `verify` judges a list. ARCHITECTURE.md draws it.
 
 pub mod admission;
+pub mod attest;
 pub mod cli;
 pub mod clock;
 pub mod config;

@@ -12,6 +12,7 @@ use cima_agent::{
         diff::{self, DiffArgs},
         digest::{self, DigestArgs},
         doctor::{self, DoctorArgs},
+        evidence::{self, EvidenceArgs},
         hook::{self, HookArgs},
         log::{self, LogArgs},
         policy::{self, PolicyArgs},
@@ -34,6 +35,7 @@ use clap_complete::Shell;
   cima log                                     this boot's list
   cima verify                                  is it what was extended into the TPM?
   cima verify list.ima --pcrs pcrs.yaml        on another host
+  cima evidence --nonce 5f1c…                  a quote and the list that it is of, for a verifier
   cima digest containers-storage:web:1         one digest for a whole image
   cima diff oci:web:v1 overlay:web             what was published, and what the node has
   cima hook install                            let cimad judge what the engines here start
@@ -51,6 +53,7 @@ struct Args {
 enum Command {
     Log(LogArgs),
     Verify(VerifyArgs),
+    Evidence(EvidenceArgs),
     Digest(DigestArgs),
     Diff(DiffArgs),
     Reference(ReferenceArgs),
@@ -81,6 +84,7 @@ fn run(command: &Command) -> Result<Outcome, Box<dyn Error>> {
     match command {
         Command::Log(args) => Ok(log::run(args)?),
         Command::Verify(args) => Ok(verify::run(args)?),
+        Command::Evidence(args) => Ok(evidence::run(args)?),
         Command::Digest(args) => Ok(digest::run(args)?),
         Command::Diff(args) => Ok(diff::run(args)?),
         Command::Reference(args) => Ok(reference::run(args)?),

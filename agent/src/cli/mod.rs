@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Subcommands of `cima`, one file each: arguments, then `run`. They read files, the
-//! terminal's wishes and, for `verify`, the TPM; what a list is worth is judged in
+//! terminal's wishes and, for `verify` and `evidence`, the TPM; what a list is worth is judged in
 //! `crate::verify`, what an image is is read by the crate `image-digest`, what a policy
 //! means by the crate `cima-policies`; `doctor` reads the host by `crate::preflight` and `crate::sink`. Called by `bin/cima`.
 //! Refuses nothing that another reader of the list would take: every list of a Linux kernel is read.
@@ -10,6 +10,7 @@ pub mod diff;
 pub mod digest;
 pub mod doctor;
 pub(crate) mod entry_json;
+pub mod evidence;
 pub mod hook;
 mod image;
 mod live;

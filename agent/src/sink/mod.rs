@@ -20,6 +20,7 @@ pub use host_list::{HOST_LIST, Listed};
 pub use ima_file::rule as ima_file_rule;
 pub use none::NoSink;
 pub use pcr::PcrSink;
+pub(crate) use pcr::{connect, selection};
 pub use rules::{
     KERNEL_RULE, PcrRefused, PcrWarning, TPM, is_extended, kernel_ima_entries, pcr_rule,
 };

@@ -117,7 +117,8 @@ impl Sink for PcrSink {
     }
 }
 
-fn connect(tcti: &str) -> Result<Context, SinkError> {
+/// A conversation with the TPM at `tcti`.
+pub(crate) fn connect(tcti: &str) -> Result<Context, SinkError> {
     if let Some(device) = tcti.strip_prefix("device:") {
         // The software stack would only say "response code not recognized".
         let opened = File::options().read(true).write(true).open(device);
@@ -189,7 +190,11 @@ fn slot(pcr: u32) -> Result<PcrSlot, tss_esapi::Error> {
     PcrSlot::try_from(1u32.checked_shl(pcr).unwrap_or(0))
 }
 
-fn selection(bank: HashAlgorithm, pcr: u32) -> Result<PcrSelectionList, tss_esapi::Error> {
+/// One PCR of one bank.
+pub(crate) fn selection(
+    bank: HashAlgorithm,
+    pcr: u32,
+) -> Result<PcrSelectionList, tss_esapi::Error> {
     PcrSelectionListBuilder::new()
         .with_selection(tpm_algorithm(bank), &[slot(pcr)?])
         .build()

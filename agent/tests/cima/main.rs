@@ -4,6 +4,7 @@
 
 mod command;
 mod doctor;
+mod evidence;
 mod evmctl;
 mod host_list;
 mod images;
