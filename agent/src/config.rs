@@ -109,6 +109,8 @@ pub struct SinkConfig {
     pub pcr: u32,
     /// Whom the files of `ima-file` belong to.
     pub ima_owner: u32,
+    /// Where `pcr` keeps the list as ASCII, too, if it is the PCR of the kernel's IMA.
+    pub ascii_list: PathBuf,
     /// How the TPM is reached, in tpm2-tss's notation.
     pub tpm: String,
 }
@@ -168,6 +170,7 @@ impl Default for SinkConfig {
             kind: SinkKind::Auto,
             pcr: DEFAULT_PCR,
             ima_owner: DEFAULT_IMA_OWNER,
+            ascii_list: "/run/cima/ascii_runtime_measurements".into(),
             tpm: "device:/dev/tpmrm0".into(),
         }
     }
@@ -235,6 +238,7 @@ impl Config {
             ("policy", &config.policy),
             ("probes.object", &config.probes.object),
             ("probes.pin_dir", &config.probes.pin_dir),
+            ("sink.ascii_list", &config.sink.ascii_list),
             ("admission.rules", &config.admission.rules),
             ("admission.socket", &config.admission.socket),
         ] {

@@ -46,7 +46,7 @@ use crate::{
         BtfError, LoadError, Losses, Offsets, Probes, SelfTest, SelfTestError, Settings, Stats,
         host,
     },
-    sink::{Choice, SinkError, choose},
+    sink::{Choice, HOST_PCR, SinkError, choose},
 };
 
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
@@ -201,7 +201,10 @@ pub async fn run(config: &Config, config_bytes: &[u8]) -> Result<(), DaemonError
     }
     let pcr = sink.pcr().unwrap_or(config.sink.pcr);
     let sink = Box::new(Timed::new(sink, Arc::clone(&metrics)));
-    let (mut ledger, opened) = Ledger::open(&config.state_dir, origin, sink, pcr)?;
+    // Whose readers would have looked at the kernel's.
+    let ascii =
+        (anchorage == Anchorage::Pcr && pcr == HOST_PCR).then_some(&*config.sink.ascii_list);
+    let (mut ledger, opened) = Ledger::open(&config.state_dir, origin, sink, pcr, ascii)?;
     report_opened(&opened, &ledger);
     let digest = |bytes: &[u8]| HashAlgorithm::Sha256.digest(bytes);
     let mut parts = vec![

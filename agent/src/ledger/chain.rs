@@ -116,7 +116,7 @@ impl Ledger {
             self.write_group()?;
             self.segment.sync()?;
         }
-        self.note_pending();
+        self.note_pending()?;
         let seq = self.told.next_batch();
         let start = self.start(proto::start::Reason::ChainBroken, &broken.held);
         let mut lines = vec![
@@ -136,10 +136,22 @@ impl Ledger {
     }
 
     /// What the group at hand says, the list says.
-    pub(super) fn note_pending(&mut self) {
+    pub(super) fn note_pending(&mut self) -> Result<(), LedgerError> {
+        self.show_pending(self.intent.pending().len())?;
         for line in self.intent.pending() {
             self.told.note(line.note());
         }
+        Ok(())
+    }
+
+    /// The first of the group at hand, as ASCII.
+    pub(super) fn show_pending(&mut self, count: usize) -> Result<(), LedgerError> {
+        if let Some(ascii) = &mut self.ascii {
+            for line in self.intent.pending().iter().take(count) {
+                ascii.put(line.entry())?;
+            }
+        }
+        Ok(())
     }
 
     fn violation(&self, detail: &str) -> Result<Line, LedgerError> {

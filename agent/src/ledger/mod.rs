@@ -6,11 +6,14 @@
 //!                          00000002.ima   next segment: the first was full, or the chain broke
 //!                          intent         what is being written now; empty: nothing
 //! ```
+//! and, if somebody reads it, the same as ASCII elsewhere (`ascii`).
+//!
 //! A group of entries goes *intent (synced) → append (synced) → extend → commit*. Whatever
 //! moment the agent dies at, `recovery` finds how many of the group the PCR holds
 //! and completes it. `chain` compares list and PCR: where they do not fit, it says so in
 //! a new segment, and says the group again there. `disk` is all that touches files.
 
+mod ascii;
 mod chain;
 mod disk;
 mod intent;
@@ -41,6 +44,7 @@ use crate::{
     measure::{Anchorage, Batch, PolicyEvent, Violation, proto},
     sink::{Sink, SinkError},
 };
+use ascii::AsciiList;
 use chain::Broken;
 use disk::{Disk, OsDisk};
 use intent::{Intent, Place};
@@ -115,6 +119,8 @@ pub struct Origin {
 struct Store {
     disk: Arc<dyn Disk>,
     segment_bytes: u64,
+    /// Where the list is as ASCII, too.
+    ascii: Option<PathBuf>,
 }
 
 impl Default for Store {
@@ -122,6 +128,7 @@ impl Default for Store {
         Self {
             disk: Arc::new(OsDisk),
             segment_bytes: SEGMENT_BYTES,
+            ascii: None,
         }
     }
 }
@@ -135,6 +142,7 @@ pub struct Ledger {
     /// PCR number in the entries, also when nothing anchors them.
     pcr: u32,
     segment: Segment,
+    ascii: Option<AsciiList>,
     intent: Intent,
     replay: Replay,
     /// List and PCR do not fit, and that is not on disk yet.
@@ -153,7 +161,7 @@ pub struct Ledger {
 
 impl Ledger {
     /// Opens the list of this boot under `state_dir`, completes what a crash left
-    /// half done, and appends a `Start` event with the PCR's value.
+    /// half done, and appends a `Start` event with the PCR's value. It is kept at `ascii`, too, as text.
     ///
     /// # Errors
     /// The directory cannot be used or the TPM does not answer. A list that does
@@ -163,8 +171,13 @@ impl Ledger {
         origin: Origin,
         sink: Box<dyn Sink>,
         pcr: u32,
+        ascii: Option<&Path>,
     ) -> Result<(Self, Opened), LedgerError> {
-        recovery::open(Store::default(), state_dir, origin, sink, pcr)
+        let store = Store {
+            ascii: ascii.map(Path::to_owned),
+            ..Store::default()
+        };
+        recovery::open(store, state_dir, origin, sink, pcr)
     }
 
     /// Appends and extends: the policy events that are new in this boot, in order,
@@ -221,6 +234,9 @@ impl Ledger {
         self.segment.sync()?;
         while let Some(line) = self.intent.next_line() {
             let values = line.values(self.replay.banks());
+            if let Some(ascii) = &mut self.ascii {
+                ascii.put(line.entry())?;
+            }
             self.sink.extend(line.entry(), &values)?;
             self.extended(&values);
         }

@@ -10,7 +10,7 @@ use std::{
 use ima_log::{BinaryReader, Digest, Entry, ReadErrorKind, Replay};
 
 use super::{
-    Broken, Ledger, LedgerError, Origin, Store, Told, at,
+    AsciiList, Broken, Ledger, LedgerError, Origin, Store, Told, at,
     chain::matches,
     disk::Disk,
     intent::{FORMAT, Intent},
@@ -86,6 +86,7 @@ pub(super) fn open(
     let begun = begun.filter(|number| numbers.contains(number));
     let number = begun.or(numbers.last().copied()).unwrap_or(1);
     let segment = Segment::open(&store.disk, &dir, number)?;
+    let ascii = store.ascii.as_deref().map(AsciiList::open).transpose()?;
     let banks: Vec<_> = held.iter().map(Digest::algorithm).collect();
     let mut ledger = Ledger {
         store,
@@ -94,6 +95,7 @@ pub(super) fn open(
         sink,
         pcr,
         segment,
+        ascii,
         intent,
         replay: Replay::new(&banks),
         broken: None,
@@ -202,7 +204,7 @@ impl Ledger {
         if self.entries == 0 && self.intent.is_empty() {
             return Ok(Fit::New);
         }
-        Ok(self.fit(held))
+        self.fit(held)
     }
 
     /// Whether the list was begun with the sink that there is now, and whether the kernel's list has batches that this one does
@@ -245,7 +247,7 @@ impl Ledger {
         let path = written.path().to_owned();
         for record in BinaryReader::new(written.reader(end), FORMAT) {
             match record.map_err(|error| (error.to_string(), error.kind)) {
-                Ok((_, entry)) => self.reread(&entry, problem),
+                Ok((_, entry)) => self.reread(&entry, problem)?,
                 Err((_, ReadErrorKind::Io(error))) => return Err(at("read", &path)(error)),
                 Err((error, _)) => problem.found(format!("segment {number}: {error}")),
             }
@@ -263,7 +265,10 @@ impl Ledger {
     }
 
     /// Takes an entry of the list.
-    fn reread(&mut self, entry: &Entry, problem: &mut Problem) {
+    fn reread(&mut self, entry: &Entry, problem: &mut Problem) -> Result<(), LedgerError> {
+        if let Some(ascii) = &mut self.ascii {
+            ascii.put(entry)?;
+        }
         let start = Start::of(entry);
         if let Some(start) = &start {
             self.begun = Some(start.anchorage);
@@ -284,17 +289,18 @@ impl Ledger {
         if entry.pcr == self.pcr && self.sink.lists(entry) == Some(false) {
             problem.found(format!("host-list-lacks={}", entry.display_name()));
         }
+        Ok(())
     }
 
     /// Replays with none, one, … all pending entries: exactly one fits, or none does.
-    fn fit(&mut self, held: &[Digest]) -> Fit {
+    fn fit(&mut self, held: &[Digest]) -> Result<Fit, LedgerError> {
         let pending = self.intent.pending();
         let whole = Fit::Whole {
             completed: pending.len() as u64,
         };
         if held.is_empty() {
             // Nothing anchors the list: nothing to compare with, the group is completed.
-            return whole;
+            return Ok(whole);
         }
         if let Some(start) = pending.first().and_then(begins) {
             self.replay = self.empty_replay(&start);
@@ -310,10 +316,11 @@ impl Ledger {
             values.push(of_line);
         }
         if matches(&replay, self.pcr, held) {
+            self.show_pending(values.len())?;
             values.iter().for_each(|values| self.extended(values));
-            return whole;
+            return Ok(whole);
         }
-        Fit::Broken(self.difference(held.to_vec()))
+        Ok(Fit::Broken(self.difference(held.to_vec())))
     }
 
     fn resume(&mut self, fit: Fit, held: &[Digest]) -> Result<Opened, LedgerError> {
@@ -332,7 +339,7 @@ impl Ledger {
                 Ok(Opened::Continued { entries, completed })
             }
             Fit::Broken(broken) => {
-                self.note_pending();
+                self.note_pending()?;
                 self.stopped = self.told.stopped();
                 let detail = broken.detail.clone();
                 self.broken = Some(broken);

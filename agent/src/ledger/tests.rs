@@ -210,7 +210,7 @@ fn an_intent_of_another_version_is_left_for_it() {
     let old = b"cima-intent-1\nwhatever it held";
     fs::write(&intent, old).unwrap();
     let sink = Box::new(tpm.clone());
-    let opened = Ledger::open(dir.path(), origin(), sink, PCR);
+    let opened = Ledger::open(dir.path(), origin(), sink, PCR, None);
     let error = opened.err().expect("it is refused").to_string();
     assert!(error.contains("another version"), "{error}");
     assert_eq!(fs::read(&intent).unwrap(), old);
@@ -252,7 +252,7 @@ fn a_crash_while_the_very_first_entry_is_written_loses_nothing() {
     let (dir, tpm) = (scratch(), Tpm::new());
     tpm.foreign();
     tpm.fail_after(0, true);
-    assert!(Ledger::open(dir.path(), origin(), Box::new(tpm.clone()), PCR).is_err());
+    assert!(Ledger::open(dir.path(), origin(), Box::new(tpm.clone()), PCR, None).is_err());
     let (_, opened) = open(dir.path(), &tpm);
     assert_eq!(
         opened,
@@ -403,7 +403,7 @@ fn a_crash_while_a_break_is_recorded_does_not_number_a_batch_twice() {
         let whole = fs::read(&path).unwrap();
         fs::write(&path, &whole[..whole.len() - 3]).unwrap();
         tpm.fail_after(0, extends_anyway);
-        assert!(Ledger::open(dir.path(), origin(), Box::new(tpm.clone()), PCR).is_err());
+        assert!(Ledger::open(dir.path(), origin(), Box::new(tpm.clone()), PCR, None).is_err());
         let (_, opened) = open(dir.path(), &tpm);
         assert!(matches!(opened, Opened::Continued { .. }), "{opened:?}");
         let second = fs::read(segment(dir.path(), 2)).unwrap();
@@ -424,14 +424,15 @@ fn a_list_of_another_pcr_is_not_continued() {
     ledger.commit(&[event(1)], batch()).unwrap();
     drop(ledger);
     let other = Tpm::new();
-    let (_, opened) = Ledger::open(dir.path(), origin(), Box::new(other.clone()), PCR + 1).unwrap();
+    let (_, opened) =
+        Ledger::open(dir.path(), origin(), Box::new(other.clone()), PCR + 1, None).unwrap();
     assert_eq!(
         opened,
         Opened::Broken {
             detail: "pcr=14;list=13".into()
         }
     );
-    let (_, opened) = Ledger::open(dir.path(), origin(), Box::new(other), PCR + 1).unwrap();
+    let (_, opened) = Ledger::open(dir.path(), origin(), Box::new(other), PCR + 1, None).unwrap();
     assert!(matches!(opened, Opened::Continued { .. }), "{opened:?}");
 }
 

@@ -35,7 +35,7 @@ fn agent(state: &Path, tpm: &Swtpm, paths: &[&str]) {
         now_ns: 1,
     };
     let sink = Box::new(PcrSink::open(&tpm.tcti(), 13).unwrap());
-    let (mut ledger, _) = Ledger::open(state, origin, sink, 13).unwrap();
+    let (mut ledger, _) = Ledger::open(state, origin, sink, 13, None).unwrap();
     for path in paths {
         let digest = HashAlgorithm::Sha256.digest(path.as_bytes());
         let mut batch = Batch::new();

@@ -40,7 +40,7 @@ fn open(state: &str, tcti: &str) -> (Ledger, Opened) {
         now_ns: 1,
     };
     let sink = Box::new(PcrSink::open(tcti, PCR).unwrap());
-    Ledger::open(Path::new(state), origin, sink, PCR).unwrap()
+    Ledger::open(Path::new(state), origin, sink, PCR, None).unwrap()
 }
 
 fn commit(ledger: &mut Ledger, path: &str) -> Result<(), LedgerError> {

@@ -253,7 +253,7 @@ fn another_boot(root: &Path) {
     };
     let tpm = Tpm::new();
     let sink = Box::new(tpm.clone());
-    let (mut ledger, opened) = Ledger::open(root, next, sink, PCR).unwrap();
+    let (mut ledger, opened) = Ledger::open(root, next, sink, PCR, None).unwrap();
     assert_eq!(opened, Opened::New);
     ledger.commit(&[event(0)], Batch::new()).unwrap();
     let (entries, torn) = readable(root, "next");

@@ -166,7 +166,7 @@ pub(crate) fn origin() -> Origin {
 }
 
 pub(crate) fn open(dir: &Path, tpm: &Tpm) -> (Ledger, Opened) {
-    Ledger::open(dir, origin(), Box::new(tpm.clone()), PCR).unwrap()
+    Ledger::open(dir, origin(), Box::new(tpm.clone()), PCR, None).unwrap()
 }
 
 pub(crate) fn event(n: u32) -> PolicyEvent {

@@ -124,11 +124,17 @@ impl Rig {
         }
     }
 
+    /// Where the list is as ASCII: in memory that outlives the agent, and of which no step is counted.
+    pub(crate) fn ascii(&self) -> PathBuf {
+        self.root.join("ascii")
+    }
+
     /// Opens the list on this disk, with `tpm` behind it.
     pub(crate) fn open(&self, tpm: impl Sink + 'static) -> Result<(Ledger, Opened), LedgerError> {
         let store = Store {
             disk: Arc::new(self.clone()),
             segment_bytes: self.segment_bytes,
+            ascii: Some(self.ascii()),
         };
         let sink = RigSink {
             rig: self.clone(),

@@ -148,6 +148,9 @@ pub(crate) fn continues(root: &Path, tpm: &Tpm, acknowledged: u32) {
     assert_eq!(groups_once(&entries), groups + 1);
     let judgement = judged(&entries, tpm);
     assert!(judgement.is_good(), "{}", judgement.sentence());
+    let line = |entry: &Entry| [entry.to_ascii().unwrap(), b"\n".to_vec()].concat();
+    let lines: Vec<_> = entries.iter().flat_map(line).collect();
+    assert_eq!(fs::read(rig.ascii()).unwrap(), lines, "as ASCII, too");
 }
 
 /// Checks a list whose chain is broken `breaks` times: each is on record, what was
