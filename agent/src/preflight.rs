@@ -10,7 +10,9 @@ use crate::{
     config::{Config, SinkKind},
     machine::Machine,
     probes::VMLINUX,
-    sink::{PcrRefused, PcrSink, PcrWarning, SinkError, kernel_ima_entries, pcr_rule},
+    sink::{
+        PcrRefused, PcrSink, PcrWarning, SinkError, kernel_ima_entries, kernel_ima_listed, pcr_rule,
+    },
 };
 
 /// The oldest kernel whose hooks and helpers the probes were built for.
@@ -215,7 +217,7 @@ pub(crate) fn ima(machine: &Machine) -> Result<(), Missing> {
 /// What a policy of the kernel's own means for digests.
 pub(crate) fn stale_digests(machine: &Machine) -> Option<String> {
     // The first entry is the boot's own, without any policy.
-    kernel_ima_entries(machine).filter(|entries| *entries > 1)?;
+    kernel_ima_listed(machine).filter(|entries| *entries > 1)?;
     Some("the kernel's own IMA measures by a policy: it may answer with digests that it keeps, which can be older than a file's content".into())
 }
 

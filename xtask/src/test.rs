@@ -41,8 +41,10 @@ enum Tests {
 /// A scenario and the machine it wants.
 struct Scenario {
     name: &'static str,
-    /// Without a TPM and without the BPF LSM.
-    bare: bool,
+    /// Without a TPM of the machine.
+    without_tpm: bool,
+    /// Without the BPF LSM.
+    without_bpf: bool,
     /// How often it resets the machine, at most.
     resets: u32,
     /// A warning of the kernel that it provokes.
@@ -55,7 +57,8 @@ struct Scenario {
 const fn scenario(name: &'static str, minutes: u64) -> Scenario {
     Scenario {
         name,
-        bare: false,
+        without_tpm: false,
+        without_bpf: false,
         resets: 0,
         warns: None,
         // Two guests share what they have, and a machine may be slow.
@@ -83,6 +86,12 @@ const SCENARIOS: &[Scenario] = &[
     },
     scenario("sinks", 5),
     scenario("outrun", 6),
+    scenario("attest-kernel", 8),
+    scenario("attest-ima-file", 8),
+    Scenario {
+        without_tpm: true,
+        ..scenario("attest-pcr", 8)
+    },
     scenario("floods", 10),
     scenario("module", 6),
     scenario("images", 12),
@@ -95,7 +104,8 @@ const SCENARIOS: &[Scenario] = &[
     },
     scenario("demo", 5),
     Scenario {
-        bare: true,
+        without_tpm: true,
+        without_bpf: true,
         ..scenario("refusals", 3)
     },
 ];
@@ -271,8 +281,10 @@ fn play(guests: &Guests, series: Series, scenario: &Scenario) -> Result<Count, E
             vm::scenario_command(scenario.name, Vec::new()),
         )
     };
-    if scenario.bare {
+    if scenario.without_tpm {
         run.tpm = Tpm::Absent;
+    }
+    if scenario.without_bpf {
         LSM_WITHOUT_BPF.clone_into(&mut run.lsm);
     }
     let mut output = Vec::new();

@@ -22,7 +22,8 @@ pub use none::NoSink;
 pub use pcr::PcrSink;
 pub(crate) use pcr::{connect, selection};
 pub use rules::{
-    KERNEL_RULE, PcrRefused, PcrWarning, TPM, is_extended, kernel_ima_entries, pcr_rule,
+    KERNEL_RULE, PcrRefused, PcrWarning, TPM, is_extended, kernel_ima_entries, kernel_ima_listed,
+    pcr_rule,
 };
 
 use ima_log::{Digest, Entry, HashAlgorithm};

@@ -23,7 +23,7 @@ pub enum PcrRefused {
     Unknown(u32),
     /// The kernel extends it.
     #[error(
-        "PCR 10 is extended by the kernel's own IMA ({0} entries so far): two writers would make both lists useless; use another PCR (13 is the default)"
+        "PCR 10 is extended by the kernel's own IMA ({0} entries so far): two writers would make both lists useless; use the sink `ima-file` or `kernel`, or another PCR (13 is the default)"
     )]
     KernelIma(u64),
     /// Locality above the operating system's.
@@ -72,8 +72,15 @@ pub fn pcr_rule(pcr: u32, kernel_ima: Option<u64>) -> Result<Option<PcrWarning>,
     }
 }
 
-/// How many entries the kernel's IMA has listed since boot; `None`: it keeps no list.
+/// How many entries the kernel's IMA has listed and extended since boot; `None`: it keeps no list, or extends nothing, and then will not
+/// before the next boot.
 pub fn kernel_ima_entries(machine: &Machine) -> Option<u64> {
+    is_extended(machine).ok()?;
+    kernel_ima_listed(machine)
+}
+
+/// How many it has listed; `None`: it keeps no list.
+pub fn kernel_ima_listed(machine: &Machine) -> Option<u64> {
     machine.text(IMA_COUNT).ok()?.parse().ok()
 }
 

@@ -3,6 +3,7 @@
 //! line and its place in [`ALL`].
 
 mod admission;
+mod attest;
 mod bench_admission;
 mod bench_events;
 mod bench_exec;
@@ -53,6 +54,9 @@ pub(crate) const ALL: &[Scenario] = &[
     powercut::SCENARIO,
     sinks::SCENARIO,
     outrun::SCENARIO,
+    attest::KERNEL,
+    attest::IMA_FILE,
+    attest::PCR,
     floods::SCENARIO,
     module::SCENARIO,
     images::SCENARIO,
