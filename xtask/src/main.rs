@@ -12,6 +12,7 @@ mod demo;
 mod error;
 mod fuzz;
 mod jobs;
+mod keylime;
 mod module;
 mod setup;
 mod test;

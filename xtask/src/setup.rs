@@ -36,16 +36,19 @@ pub(crate) enum Need {
     Tests,
     /// Fuzzing.
     Fuzz,
+    /// The Python package, with Keylime.
+    Keylime,
 }
 
 impl Need {
-    pub(crate) const ALL: [Self; 6] = [
+    pub(crate) const ALL: [Self; 7] = [
         Self::Programs,
         Self::Probes,
         Self::Module,
         Self::Guests,
         Self::Tests,
         Self::Fuzz,
+        Self::Keylime,
     ];
 
     /// The Debian packages, each with what it is for.
@@ -85,6 +88,12 @@ impl Need {
                 ("ima-evm-utils", "judges lists in a unit test"),
             ],
             Self::Fuzz => &[("g++", "builds libFuzzer")],
+            Self::Keylime => &[
+                ("python3-venv", "keeps Keylime to itself"),
+                ("python3-gpg", "is a part of Keylime that its index lacks"),
+                ("swtpm", "is the TPM of a test"),
+                ("tpm2-tools", "quotes in a test"),
+            ],
         }
     }
 }

@@ -3,6 +3,7 @@
 //! scenario on every kernel, and one line at the end that counts them all.
 
 use std::io::{self, Write};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -12,7 +13,7 @@ use crate::build::{self, Part};
 use crate::error::{Doing as _, Error, Verdict};
 use crate::jobs::{processors, side_by_side};
 use crate::setup::{self, Need};
-use crate::{fuzz, vm, workspace};
+use crate::{fuzz, keylime, vm, workspace};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -34,7 +35,9 @@ enum Tests {
     Fuzz,
     /// The guests' runner: that it fails what must fail
     Runner,
-    /// Scenarios in guests
+    /// The Python package, with a real Keylime
+    Keylime,
+    /// Scenarios in guests; what they leave for a verifier, Keylime judges
     Scenarios,
 }
 
@@ -134,6 +137,15 @@ impl Count {
         }
     }
 
+    fn of((passed, failed): (u32, u32)) -> Self {
+        Self { passed, failed }
+    }
+
+    fn and(mut self, other: Self) -> Self {
+        self.add(other);
+        self
+    }
+
     fn add(&mut self, other: Self) {
         self.passed += other.passed;
         self.failed += other.failed;
@@ -158,9 +170,16 @@ pub(crate) fn run(args: &Args) -> Result<Verdict, Error> {
     if wanted(Tests::Unit) {
         total.add(timed("unit tests", unit)?);
     }
+    if wanted(Tests::Keylime) {
+        let environment = keylime::Environment::ensure()?;
+        total.add(timed("Keylime's plugin", || {
+            let (lints, tests) = (environment.lints()?, environment.tests()?);
+            Ok(Count::of(lints).and(Count::of(tests)))
+        })?);
+    }
     if wanted(Tests::Fuzz) {
-        let (passed, failed) = timed("fuzzing", || fuzz::fuzz(&[], FUZZ_SECONDS))?;
-        total.add(Count { passed, failed });
+        let counted = timed("fuzzing", || fuzz::fuzz(&[], FUZZ_SECONDS))?;
+        total.add(Count::of(counted));
     }
     let guests = Guests::new(&workspace::target());
     let series = args
@@ -173,7 +192,12 @@ pub(crate) fn run(args: &Args) -> Result<Verdict, Error> {
         total.add(timed("the guests' runner", || runner(&guests, &series))?);
     }
     if wanted(Tests::Scenarios) {
-        total.add(timed("scenarios", || scenarios(&guests, &series))?);
+        let (count, evidence) = timed("scenarios", || scenarios(&guests, &series))?;
+        total.add(count);
+        let environment = keylime::Environment::ensure()?;
+        total.add(timed("what Keylime says of the guests", || {
+            environment.judge(&evidence).map(Count::of)
+        })?);
     }
     println!("{} passed, {} failed", total.passed, total.failed);
     Ok(Verdict::from_passed(total.failed == 0 && total.passed > 0))
@@ -245,8 +269,9 @@ fn runner(guests: &Guests, series: &[Series]) -> Result<Count, Error> {
 }
 
 /// Plays every scenario on every kernel, three for two processors at once: a guest's are one thread of this machine, and
-/// a third of the time it waits. What a guest says is shown when it is done, so that two do not speak at once.
-fn scenarios(guests: &Guests, series: &[Series]) -> Result<Count, Error> {
+/// a third of the time it waits. What a guest says is shown when it is done, so that two do not speak at once. Also where some left
+/// evidence.
+fn scenarios(guests: &Guests, series: &[Series]) -> Result<(Count, Vec<PathBuf>), Error> {
     for series in series {
         // Its root is made once, by one.
         guests.prepare(*series, false)?;
@@ -258,17 +283,22 @@ fn scenarios(guests: &Guests, series: &[Series]) -> Result<Count, Error> {
         .filter(|(scenario, series)| wanted(scenario, *series))
         .collect();
     let players = (processors() * 3).div_ceil(2).min(PLAYERS);
-    let counts = side_by_side(&games, players, |(scenario, series)| {
+    let played = side_by_side(&games, players, |(scenario, series)| {
         play(guests, *series, scenario)
     })?;
-    let mut total = Count::default();
-    for count in counts {
+    let (mut total, mut evidence) = (Count::default(), Vec::new());
+    for (count, left) in played {
         total.add(count);
+        evidence.extend(left);
     }
-    Ok(total)
+    Ok((total, evidence))
 }
 
-fn play(guests: &Guests, series: Series, scenario: &Scenario) -> Result<Count, Error> {
+fn play(
+    guests: &Guests,
+    series: Series,
+    scenario: &Scenario,
+) -> Result<(Count, Option<PathBuf>), Error> {
     let mut run = Run {
         stage: Some(workspace::stage()),
         time_limit: scenario.limit,
@@ -294,7 +324,10 @@ fn play(guests: &Guests, series: Series, scenario: &Scenario) -> Result<Count, E
     print!("── {} on Linux {series}\n{said}", scenario.name);
     vm::report(&outcome)?;
     let count = scenario_result(&said).unwrap_or_default();
-    Ok(count.unless(outcome.passed() && count.passed > 0))
+    let count = count.unless(outcome.passed() && count.passed > 0);
+    let attests = scenario.name.starts_with("attest-");
+    let evidence = attests.then(|| keylime::results(&outcome.directory));
+    Ok((count, evidence))
 }
 
 /// The last line of a scenario: `3 passed, 1 failed`.
@@ -310,7 +343,7 @@ fn scenario_result(output: &str) -> Option<Count> {
 /// Runs a program whose output is shown and kept; and whether it succeeded.
 fn shown(command: &mut Command) -> Result<(String, bool), Error> {
     let doing = "run";
-    let program = std::path::PathBuf::from(command.get_program());
+    let program = PathBuf::from(command.get_program());
     let mut child = command
         .stdout(Stdio::piped())
         .stderr(Stdio::inherit())
