@@ -1,0 +1,8 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`python3 -m cima_keylime`."""
+
+import sys
+
+from cima_keylime.cli import main
+
+sys.exit(main())
