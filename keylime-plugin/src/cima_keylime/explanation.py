@@ -81,8 +81,7 @@ class Explainer:
             event = failure.event_id.rpartition(".")[2]
             name = failure.name
             if name is None and event == "runtime_policy_hash":
-                there = holders.get(failure.got) or set(named.get(tuple(failure.expected), []))
-                name = there.pop() if len(there) == 1 else None
+                name = _only(holders.get(failure.got) or named.get(tuple(failure.expected), set()))
             if name is not None:
                 absent = event == "not_in_allowlist"
                 findings.append(
@@ -214,15 +213,15 @@ class Explainer:
                 payloads.setdefault((entry.name, ""), entry.payload)
         return payloads, holders
 
-    def _names_by_digests(self, failures: list[Failure]) -> dict[tuple[str, ...], list[str]]:
+    def _names_by_digests(self, failures: list[Failure]) -> dict[tuple[str, ...], set[str]]:
         """Of the policy: which names may have just these digests. Keylime's event of another digest names none."""
         wanted = {tuple(failure.expected) for failure in failures if failure.name is None and failure.expected}
-        found: dict[tuple[str, ...], list[str]] = {}
+        found: dict[tuple[str, ...], set[str]] = {}
         if self._policy is not None and wanted:
             for key in ("ima-buf", "digests"):
                 for name, digests in self._policy[key].items():
                     if tuple(digests) in wanted:
-                        found.setdefault(tuple(digests), []).append(name)
+                        found.setdefault(tuple(digests), set()).add(name)
         return found
 
 
@@ -230,6 +229,12 @@ _BARE = {
     "not_in_allowlist": "an entry of the list is not in the policy; the verifier's log, or its message, has the name",
     "runtime_policy_hash": "an entry has another digest than the policy; the list (--list) or the verifier's log tells which",
 }
+
+
+def _only(found: set[str]) -> str | None:
+    """The one name; an event's two forms are one."""
+    meant = {names.parse(name) or name for name in found}
+    return min(found) if len(meant) == 1 else None
 
 
 def _content(payload: bytes | None) -> str:
