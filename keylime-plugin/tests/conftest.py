@@ -2,13 +2,17 @@
 """Images, policies and nodes that the tests begin with."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Callable
 
 import pytest
 
+import software_tpm
+import verifier_process
 from cima_keylime.cli import main
 from encoder import Node, sha
+from verifier_process import Running
 
 WEB = "sha256:" + "1b" * 32
 DATABASE = "sha256:" + "db" * 32
@@ -55,6 +59,22 @@ HOST = {
     "ima-buf": {"kernel_version": [sha(b"6.12").hex()]},
     "verification-keys": "",
 }
+
+
+@pytest.fixture(scope="session")
+def verifier(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """One for all tests, which store policies under names of their own."""
+    with verifier_process.verifier(tmp_path_factory.mktemp("verifier")) as running:
+        yield running
+
+
+@pytest.fixture
+def tpm(tmp_path: Path) -> Iterator[software_tpm.Tpm]:
+    """One for each test: PCR 10 cannot be reset."""
+    assert not software_tpm.missing(), f"install swtpm and tpm2-tools: {software_tpm.missing()}"
+    with software_tpm.tpm(tmp_path / "tpm") as running:
+        yield running
+
 
 Write = Callable[[str, Any], str]
 

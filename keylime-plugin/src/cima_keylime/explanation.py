@@ -57,6 +57,8 @@ class Finding:
     path: str = ""
     entry: int | None = None
     count: int = 1
+    #: as Keylime says it
+    message: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """For `--json`: what is not known is left out."""
@@ -93,7 +95,7 @@ class Explainer:
                     )
                 )
             else:
-                findings.append(Finding(self._event(failure), failure.event_id))
+                findings.append(Finding(self._event(failure), failure.event_id, message=failure.message))
         return _joined(findings)
 
     def entries(self, entries: Iterable[Entry], policy: Policy, counts: Counter[str]) -> Iterator[Finding]:
@@ -187,9 +189,10 @@ class Explainer:
         meaning = next(known, bare)
         if failure.event_id.startswith("measured_boot"):
             meaning = f"measured boot: {meaning}"
-        error = failure.context.get("error") or failure.context.get("line")
-        message = shown(str(error or failure.message))
-        return f"{meaning}: {message}" if message and message not in meaning else meaning
+        said = failure.context.get("error") or failure.context.get("line")
+        if said is None and meaning == bare:
+            said = failure.message
+        return f"{meaning}: {shown(str(said))}" if said else meaning
 
     @staticmethod
     def _looked_up(

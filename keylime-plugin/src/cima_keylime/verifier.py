@@ -114,6 +114,9 @@ class Verifier:
         if code >= 400:
             status = answer.get("status") if isinstance(answer, dict) else None
             said = shown(str(status)) if status else http.client.responses.get(code, "")
+            if code in (400, 413) and answer is None and body is not None:
+                # Of Tornado's own: no handler of Keylime's has seen the request.
+                said += ": what was sent may be more than its max_upload_size"
             raise RefusedError(f"{self.url}: {method} {path}: {code} {said}", code)
         return _results(answer)
 
