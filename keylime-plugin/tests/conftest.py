@@ -46,7 +46,7 @@ def reference_of(image: str, name: str | None, files: dict[bytes, bytes]) -> dic
     }
 
 
-HOST = {
+HOST: dict[str, Any] = {
     "meta": {"version": 1, "generator": 3, "timestamp": "2026-11-01 00:00:00"},
     "release": 0,
     "digests": {

@@ -26,9 +26,10 @@ Captured = pytest.CaptureFixture[str]
 
 
 def client(verifier: Running) -> Verifier:
-    directory = verifier.certificates
-    names = ("cacert.crt", "client-cert.crt", "client-private.pem")
-    return Verifier(verifier.url, Tls(*(str(directory / name) for name in names)))
+    ca, certificate, key = (
+        str(verifier.certificates / name) for name in ("cacert.crt", "client-cert.crt", "client-private.pem")
+    )
+    return Verifier(verifier.url, Tls(ca, certificate, key))
 
 
 # --- push

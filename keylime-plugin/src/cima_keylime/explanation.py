@@ -190,7 +190,7 @@ class Explainer:
         if failure.event_id.startswith("measured_boot"):
             meaning = f"measured boot: {meaning}"
         said = failure.context.get("error") or failure.context.get("line")
-        if said is None and meaning == bare:
+        if said is None and meaning.endswith(bare):
             said = failure.message
         return f"{meaning}: {shown(str(said))}" if said else meaning
 

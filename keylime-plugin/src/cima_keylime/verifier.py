@@ -24,6 +24,14 @@ KNOWN_VERSIONS = ("2.6", "2.5", "2.4", "2.3")
 #: Characters that need no escaping in a path: Keylime does not take escapes back.
 _NAME = re.compile(r"[A-Za-z0-9._~-]+")
 
+_CLOSED = (
+    BrokenPipeError,
+    ConnectionResetError,
+    http.client.RemoteDisconnected,
+    ssl.SSLEOFError,
+    ssl.SSLZeroReturnError,
+)
+
 
 class RefusedError(UnusableError):
     """The verifier answered, and refused."""
@@ -130,15 +138,14 @@ class Verifier:
             text = response.read()
         except ssl.SSLCertVerificationError as error:
             raise UnusableError(f"{self.url}: its certificate is refused: {error.verify_message}") from error
-        except ssl.SSLError as error:
-            raise UnusableError(
-                f"{self.url}: TLS fails: {error.reason or error}; is the certificate one of its CA's?"
-            ) from error
         except socket.timeout as error:
             raise UnusableError(f"{self.url}: no answer within {self._timeout:g} s") from error
-        except (BrokenPipeError, ConnectionResetError, http.client.RemoteDisconnected) as error:
+        except _CLOSED as error:
             much = f" while {len(sent) >> 10} KiB were sent: its max_upload_size may be less" if sent else ""
             raise UnusableError(f"{self.url}: it closed the connection{much}") from error
+        except ssl.SSLError as error:
+            said = f"TLS fails: {error.reason or error}; is the certificate one of its CA's?"
+            raise UnusableError(f"{self.url}: {said}") from error
         except (OSError, http.client.HTTPException) as error:
             raise UnusableError(f"{self.url}: no verifier answers there: {error}") from error
         finally:
