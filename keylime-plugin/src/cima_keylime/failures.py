@@ -57,18 +57,27 @@ def parse(text: str, source: str) -> list[Failure]:
     beginning = text.lstrip()[:1]
     if beginning in ("{", "["):
         try:
-            json.loads(text)
-        except json.JSONDecodeError:
-            # A log whose lines are JSON or begin so.
-            pass
-        else:
             return _of_json(parse_json(text, source), source)
+        except RecursionError as error:
+            raise UnusableError(f"{source}: JSON that is nested too deeply") from error
+        except UnusableError:
+            # A log may begin so.
+            if _is_json(text):
+                raise
     found = [failure for line in text.splitlines() if (failure := of_log_line(line)) is not None]
     if not found:
         raise UnusableError(
             f"{source}: nothing that Keylime says of a failure: neither its JSON nor a line of the verifier's log"
         )
     return found
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def _of_json(found: Any, source: str, agent: str = "") -> list[Failure]:

@@ -12,13 +12,13 @@ PREFIX = "cima-"
 _LONGEST = 254
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _CUT = re.compile(r"(.*)~[0-9a-f]{64}", re.DOTALL)
-_PLAIN = frozenset(byte for byte in range(0x21, 0x7F) if byte != ord("%"))
-_ESCAPED = tuple(chr(byte) if byte in _PLAIN else f"%{byte:02X}" for byte in range(256))
+# Printable ASCII but space and `%`.
+_OTHERS = re.compile(rb"[^!-$&-~]")
 
 
 def escape(data: bytes) -> str:
     """Printable ASCII as it is; every other byte, space and `%` as `%XX`."""
-    return "".join([_ESCAPED[byte] for byte in data])
+    return _OTHERS.sub(lambda found: b"%%%02X" % found[0][0], data).decode("ascii")
 
 
 def unescape(text: str) -> bytes | None:

@@ -25,6 +25,7 @@ _KEYS = {
 _WHY = ("elf", "mode", "interpreter")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _DOCUMENT = re.compile(r"[a-z0-9]+(?:[+._-][a-z0-9]+)*:[A-Za-z0-9=_-]+")
+_OTHERS = re.compile(rb"[^ -\[\]-~]")
 _ESCAPE = re.compile(rb"\\x([0-9a-f]{2})")
 
 
@@ -108,8 +109,7 @@ def _path(text: Any, where: str) -> bytes:
     if not isinstance(text, str) or not text.isascii():
         raise UnusableError(f'{where}: "path" is not written as bytes are')
     path = _ESCAPE.sub(lambda found: bytes([int(found[1], 16)]), text.encode())
-    again = "".join([chr(b) if 0x20 <= b < 0x7F and b != 0x5C else f"\\x{b:02x}" for b in path])
-    if again != text:
+    if _OTHERS.sub(lambda found: b"\\x%02x" % found[0][0], path) != text.encode():
         raise UnusableError(f'{where}: "path" is not written as bytes are')
     first, *components = path.split(b"/")
     # 4,095 bytes without the slash in front.

@@ -100,18 +100,18 @@ def _check(policy: Any, source: str) -> None:
     meta = policy.get("meta")
     if not isinstance(meta, dict) or "version" not in meta:
         raise UnusableError(f'{source}: no runtime policy: "meta" has no version')
-    if meta["version"] != VERSION:
+    if meta["version"] != VERSION or meta["version"] is True:
         raise UnusableError(
             f"{source}: a runtime policy of version {shown(str(meta['version']))}, and only {VERSION} is known here"
         )
     for key in _KEYS:
         if key not in policy:
             raise UnusableError(f'{source}: no runtime policy: the key "{key}" is missing')
-    if not isinstance(meta.get("generator"), int) or not 0 <= meta["generator"] <= 3:
+    if type(meta.get("generator")) is not int or not 0 <= meta["generator"] <= 3:
         raise UnusableError(f'{source}: "meta.generator" is none that Keylime knows')
     if not isinstance(meta.get("timestamp", ""), str):
         raise UnusableError(f'{source}: "meta.timestamp" is no text')
-    if not isinstance(policy["release"], int) or policy["release"] < 0:
+    if type(policy["release"]) is not int or policy["release"] < 0:
         raise UnusableError(f'{source}: "release" is no number from 0')
     for key in _TABLES:
         _check_table(policy[key], f'{source}: "{key}"')

@@ -67,6 +67,8 @@ def parse_json(text: str, source: str) -> Any:
         return json.loads(text, object_pairs_hook=once)
     except json.JSONDecodeError as error:
         raise UnusableError(f"{source}: no JSON: line {error.lineno}: {error.msg}") from error
+    except ValueError as error:
+        raise UnusableError(f"{source}: no JSON: {error}") from error
     except RecursionError as error:
         raise UnusableError(f"{source}: JSON that is nested too deeply") from error
 
