@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Images, policies and nodes that the tests begin with."""
 
+from __future__ import annotations
+
 import json
 from collections.abc import Iterator
 from pathlib import Path

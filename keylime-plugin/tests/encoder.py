@@ -4,6 +4,8 @@
 Written from the kernel's `ima_template_lib.c`, and from `docs/FORMATS.md` for what cima says.
 """
 
+from __future__ import annotations
+
 import hashlib
 import struct
 from dataclasses import dataclass, field

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A software TPM of one test, which makes quotes: `swtpm` on sockets in a directory, and `tpm2-tools`."""
 
+from __future__ import annotations
+
 import base64
 import contextlib
 import os

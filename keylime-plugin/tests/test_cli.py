@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command as a shell has it: help, exit codes, colour, pipes."""
 
+from __future__ import annotations
+
 import os
 import pty
 import subprocess
@@ -25,7 +27,7 @@ COMMANDS = [
 ]
 
 
-def run(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [COMMAND, *arguments], capture_output=True, text=True, check=False, env={**os.environ, **environment}
     )

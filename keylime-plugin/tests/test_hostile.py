@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whatever an input has, a command ends with one of its exit codes: no traceback, no sequence for a terminal."""
 
+from __future__ import annotations
+
 import base64
 import json
 import random

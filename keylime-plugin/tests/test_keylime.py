@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Keylime itself, as a library, judges lists by the policies that are made here."""
 
+from __future__ import annotations
+
 import copy
 import json
 import subprocess

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Lists of either format are read, and what is none is named."""
 
+from __future__ import annotations
+
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path

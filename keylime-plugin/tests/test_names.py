@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Names are written and read as `docs/FORMATS.md` has them."""
 
+from __future__ import annotations
+
 import random
 
 import pytest
@@ -73,5 +75,5 @@ def test_a_buffers_name_that_looks_like_a_cut_file_is_not_cut() -> None:
         ("boot_aggregate", None),
     ],
 )
-def test_a_name_says_what_it_says(name: str, said: "names.Event | None") -> None:
+def test_a_name_says_what_it_says(name: str, said: names.Event | None) -> None:
     assert names.parse(name) == said

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Policies are made, joined and changed, and none lets a violation pass."""
 
+from __future__ import annotations
+
 import copy
 import json
 import os

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """References are read as `image-digest/SPEC.md` asks."""
 
+from __future__ import annotations
+
 import json
 from pathlib import Path
 from typing import Any

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A running Keylime verifier takes policies and judges evidence; and what is said when there is none, or another."""
 
+from __future__ import annotations
+
 import contextlib
 import hashlib
 import http.server

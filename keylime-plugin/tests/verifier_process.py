@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A real `keylime_verifier` on loopback: TLS with certificates of its own making, SQLite, all in one directory."""
 
+from __future__ import annotations
+
 import contextlib
 import os
 import socket
@@ -147,7 +149,7 @@ def verifier(directory: Path, max_upload_size: int = 104857600) -> Iterator[Runn
             process.wait()
 
 
-def _wait(port: int, process: "subprocess.Popen[bytes]", log: Path) -> None:
+def _wait(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
     end = time.monotonic() + START_SECONDS
     context = ssl._create_unverified_context()
     while time.monotonic() < end:

@@ -5,4 +5,6 @@ An unmodified Keylime verifies cima's entries: this package makes the policy tha
 and reads what comes back. Formats: `docs/FORMATS.md` and `image-digest/SPEC.md` of cima; Keylime's as of 7.14.3.
 """
 
+from __future__ import annotations
+
 __version__ = "0.1.0"

@@ -123,7 +123,7 @@ class Explainer:
             )
             return Finding(f"forged: the entry {shown(entry.name)} {what}", "ima.validation.ima_hash", entry.name)
         if entry.pcr != 10:
-            return Finding(f"{shown(entry.name)}: {_EVENTS['ima_pcr']}", "ima.validation.ima_pcr", entry.name)
+            return Finding(f"PCR {entry.pcr}: {_EVENTS['ima_pcr']}", "ima.validation.ima_pcr", entry.name)
         if excluded:
             return None
         key = "ima-buf" if entry.template == "ima-buf" else "digests"
