@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
 from collections.abc import Iterable
 from typing import Any, TextIO, cast
 
@@ -150,8 +151,11 @@ def _check_excludes(excludes: Any, source: str) -> None:
 
 def _compiled(exclude: str, source: str) -> re.Pattern[str]:
     try:
-        return re.compile(exclude)
-    except (re.error, OverflowError, RecursionError) as error:
+        with warnings.catch_warnings():
+            # Flags inside are an error since Python 3.11, whichever Keylime runs with.
+            warnings.simplefilter("error", DeprecationWarning)
+            return re.compile(exclude)
+    except (re.error, OverflowError, RecursionError, DeprecationWarning) as error:
         raise UnusableError(f'{source}: the exclude "{shown(exclude)}" is no regular expression: {error}') from error
 
 

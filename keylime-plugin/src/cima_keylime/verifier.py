@@ -141,8 +141,10 @@ class Verifier:
         except socket.timeout as error:
             raise UnusableError(f"{self.url}: no answer within {self._timeout:g} s") from error
         except _CLOSED as error:
-            much = f" while {len(sent) >> 10} KiB were sent: its max_upload_size may be less" if sent else ""
-            raise UnusableError(f"{self.url}: it closed the connection{much}") from error
+            why = "is the certificate one of its CA's?"
+            if sent is not None:
+                why = f"{len(sent) >> 10} KiB may be more than its max_upload_size"
+            raise UnusableError(f"{self.url}: it closed the connection: {why}") from error
         except ssl.SSLError as error:
             said = f"TLS fails: {error.reason or error}; is the certificate one of its CA's?"
             raise UnusableError(f"{self.url}: {said}") from error
