@@ -226,6 +226,19 @@ def test_a_list_that_is_not_the_tpms_is_not_valid(
     assert "the list does not give the value of PCR 10" in capsys.readouterr().out
 
 
+def test_a_list_with_a_line_that_nobody_reads_is_not_valid(
+    verifier: Running, policy: str, tpm: Tpm, write: Write, capsys: Captured
+) -> None:
+    node = good_node("kernel")
+    node.execute(WEB, b"/tmp/miner", b"miner")
+    tpm.extend(node.list)
+    text = "10 nonsense\n" + node.list.text
+    assert main(verify(verifier, policy, write("e", tpm.evidence("n", text)), "--nonce", "n")) == 1
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].startswith("a line of the list is no entry that Keylime can read: ")
+    assert said[1].startswith(f"image localhost/web:1 ({WEB}) executed /tmp/miner (sha256:")
+
+
 def test_a_quote_without_pcr_10_is_valid_to_keylime_and_not_here(
     verifier: Running, policy: str, tpm: Tpm, write: Write, capsys: Captured
 ) -> None:

@@ -46,6 +46,10 @@ _EVENTS = {
 }
 
 
+# Of what is said again as Keylime says it: a line of a list may have megabytes.
+_LONGEST = 300
+
+
 @dataclass
 class Finding:
     """Something that is not as the policy has it."""
@@ -190,9 +194,9 @@ class Explainer:
         if failure.event_id.startswith("measured_boot"):
             meaning = f"measured boot: {meaning}"
         said = failure.context.get("error") or failure.context.get("line")
-        if said is None and meaning.endswith(bare):
+        if said is None and (meaning.endswith(bare) or failure.event_id.endswith("parser.entry")):
             said = failure.message
-        return f"{meaning}: {shown(str(said))}" if said else meaning
+        return f"{meaning}: {shown(str(said))[:_LONGEST]}" if said else meaning
 
     @staticmethod
     def _looked_up(

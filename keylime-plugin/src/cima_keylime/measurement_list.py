@@ -7,6 +7,7 @@ Kernel: `Documentation/security/IMA-templates.rst`, `security/integrity/ima/ima_
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import struct
@@ -88,6 +89,13 @@ def ascii_list(lines: Iterable[str], source: str) -> Iterator[Entry]:
             yield _ascii_entry(number, line)
         except ValueError as error:
             raise UnusableError(f'{source}: line {number} is no entry of a list: "{shown(line[:80])}"') from error
+
+
+def readable(lines: Iterable[str]) -> Iterator[Entry]:
+    """The entries of those lines that are some: of a list that was refused already."""
+    for number, line in enumerate(lines, 1):
+        with contextlib.suppress(ValueError):
+            yield _ascii_entry(number, line)
 
 
 def _ascii_entry(number: int, line: str) -> Entry:

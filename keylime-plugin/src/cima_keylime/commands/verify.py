@@ -21,7 +21,6 @@ from cima_keylime.commands.shared import (
     verifier,
     verifier_arguments,
 )
-from cima_keylime.measurement_list import Entry
 from cima_keylime.unusable import label
 
 
@@ -59,12 +58,14 @@ def _verify(given: argparse.Namespace) -> int:
         answer = verifier(given).verify({**said.data, "runtime_policy": text})
         keylime = bool(answer["valid"])
         explainer = explanation.Explainer(policy)
-        entries = _entries_of(said, source)
+        lines = said.ima_list.split("\n")
         if keylime:
             # What Keylime does not look at.
+            entries = measurement_list.ascii_list(lines, f'{source}: "ima_measurement_list"')
             findings = explanation.joined(explainer.entries(entries, policy, Counter()))
         else:
-            findings = explainer.failures(failures.parse(json.dumps(answer), "the answer"), entries)
+            reasons = failures.parse(json.dumps(answer), "the answer")
+            findings = explainer.failures(reasons, measurement_list.readable(lines))
             findings = findings or [explanation.Finding("Keylime gives no reason", "")]
     valid = not findings
     report(findings, given, {"valid": valid, "keylime": keylime}, "valid" if valid else "not valid")
@@ -84,7 +85,3 @@ def _not_bound(said: evidence.Evidence, given: argparse.Namespace, source: str) 
         yield explanation.Finding(f"the quote is by another key: sha256 {fingerprint}", "cima.key")
     if evidence.IMA_PCR not in evidence.quoted_pcrs(said, source):
         yield explanation.Finding("the quote is not of PCR 10: it says nothing of the list", "cima.pcr")
-
-
-def _entries_of(said: evidence.Evidence, source: str) -> Iterator[Entry]:
-    return measurement_list.ascii_list(said.ima_list.split("\n"), f'{source}: "ima_measurement_list"')
