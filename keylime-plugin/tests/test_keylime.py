@@ -141,14 +141,26 @@ def test_a_forged_payload_with_the_right_digest_is_accepted_and_only_found_here(
     assert main(["explain", "--list", write("list", node.list.text), "--policy", policy]) == 1
 
 
-def test_a_violation_of_imas_own_is_accepted_by_default_and_only_found_here(policy: str, write: Write) -> None:
-    # By its default configuration Keylime lets such entries pass, and no hash covers their names.
+@pytest.mark.parametrize(("option", "events"), [(False, []), (True, ["ima.validation.tomtou"])])
+def test_a_violation_of_imas_own_passes_by_default_and_is_only_found_here(
+    option: bool, events: list[str], policy: str, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # No hash covers the name of such an entry. `ignore_tomtou_errors` is False in Keylime's templates, to treat them
+    # as errors; it does the reverse (`Entry.invalid`, keylime/ima/ast.py).
+    monkeypatch.setattr("keylime.ima.ast.config.getboolean", lambda *_, **__: option)
     node = good_node("ima-file")
     node.list.violation(f"cima-image:{WEB}")
-    events = judge_node(policy, node)
-    # `ignore_tomtou_errors`: without a configuration file Keylime takes it for true, and refuses.
-    assert events in ([], ["ima.validation.tomtou"])
+    assert judge_node(policy, node) == events
     assert main(["explain", "--list", write("list", node.list.text), "--policy", policy]) == 1
+
+
+def test_excludes_that_do_not_compile_are_all_ignored_by_keylime_and_refused_here(policy: str, write: Write) -> None:
+    with open(policy) as file:
+        changed = json.load(file)
+    changed["excludes"].append("/tmp/(")
+    path = write("changed.json", changed)
+    assert judge_node(path, good_node("kernel")) == [NOT_ALLOWED, NOT_ALLOWED]
+    assert main(["policy", "merge", path]) == 2
 
 
 def test_entries_of_a_pcr_of_cimas_own_are_refused(policy: str) -> None:
