@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from cima_keylime import measurement_list
+from cima_keylime import images, measurement_list, names
 from cima_keylime.measurement_list import Entry
+from cima_keylime.reference import Executable, Reference
 from cima_keylime.unusable import UnusableError
 from conftest import good_node
 from encoder import MeasurementList, Node, sha
@@ -39,6 +40,31 @@ def test_a_changed_entry_is_not_consistent(tmp_path: Path) -> None:
     assert not last.payload_fits
     changed = read(tmp_path, node.list.text.replace("/usr/bin/bash", "/usr/bin/evil").encode())[1]
     assert not changed.is_consistent
+
+
+def test_what_a_node_said_is_what_a_policy_of_its_image_has() -> None:
+    entries = list(measurement_list.read(str(Path(__file__).with_name("data") / "ledger.ascii")))
+    assert all(entry.is_consistent for entry in entries)
+    said = [names.parse(entry.name) for entry in entries]
+    image, *executables = (entry for entry in entries if not entry.name.startswith("cima-violation:"))
+    of = image.name.partition(":")[2]
+    files = tuple(
+        Executable(event.path, (entry.payload or b"").decode().rpartition(":")[2])
+        for entry, event in zip(entries, said)
+        if event is not None and event.family == "exec"
+    )
+    assert [one.path for one in files] == [b"/usr/bin/stat", b"/usr/bin/sleep"]
+    made = dict(images.entries(Reference(of, None, None, None, files)))
+    assert made == {entry.name: entry.digest.hex() for entry in (image, *executables)}
+
+
+def test_a_list_of_another_template_hash_is_consistent(tmp_path: Path) -> None:
+    # Linux 6.10 and later show a list for each algorithm; `ima.log_hash_alg` of a policy is for those.
+    line = Node("kernel").list.lines[3]
+    data = line.record[28 + len("ima-buf") + 4 :]
+    text = line.text.replace(sha(data, "sha1").hex(), sha(data).hex())
+    (entry,) = read(tmp_path, text.encode())
+    assert (entry.is_consistent, len(entry.template_hash)) == (True, 32)
 
 
 def test_other_templates_have_no_name(tmp_path: Path) -> None:

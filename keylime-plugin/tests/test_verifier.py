@@ -116,6 +116,7 @@ def test_a_policy_that_is_too_large_is_told_from_a_verifier_that_is_away(
     ("arguments", "said"),
     [
         (["--verifier", "http://verifier:8881"], "not https://HOST:PORT"),
+        (["--verifier", "https://me:secret@verifier:8881"], "not https://HOST:PORT"),
         (["--verifier", "https://verifier:x"], "--verifier https://verifier:x: "),
         (["--verifier", "https://verifier", "--ca", "/nowhere"], "--ca /nowhere: No such file or directory"),
         (["--verifier", "https://verifier", "--ca", "CERTIFICATE"], "not PEM of a certificate"),
@@ -281,7 +282,7 @@ def test_evidence_that_is_none_is_named(verifier: Running, policy: str, write: W
         ([], "no JSON object"),
         ({**good, "quote": ""}, 'the key "quote" is missing, empty or no text'),
         ({**good, "tpm_ak": 7}, 'the key "tpm_ak" is missing, empty or no text'),
-        ({**good, "hash_alg": "md5"}, '"hash_alg" is none of sha1, sha256'),
+        ({**good, "hash_alg": "sha1"}, '"hash_alg" is none of sha256, sha384'),
         ({**good, "hash_alg": "sha256", "tpm_ak": "-"}, '"tpm_ak" is no base64'),
         ({**good, "hash_alg": "sha256"}, '"quote" is not r and three parts'),
         ({**good, "hash_alg": "sha256", "quote": "rYQ==:YQ==:YQ=="}, '"quote" has no TPMS_ATTEST of a quote'),

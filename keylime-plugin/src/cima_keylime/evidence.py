@@ -18,7 +18,8 @@ from cima_keylime.unusable import UnusableError, label, parse_json, read_text, s
 _NEEDED = ("quote", "nonce", "hash_alg", "tpm_ek", "tpm_ak", "ima_measurement_list")
 # Nothing else: a policy in it would be the node's own.
 _ALLOWED = {*_NEEDED, "mb_log"}
-_ALGORITHMS = {0x0004: "sha1", 0x000B: "sha256", 0x000C: "sha384", 0x000D: "sha512"}
+# Not SHA-1: collisions are made by anybody, and Keylime would take them.
+_ALGORITHMS = {0x000B: "sha256", 0x000C: "sha384", 0x000D: "sha512"}
 IMA_PCR = 10
 
 

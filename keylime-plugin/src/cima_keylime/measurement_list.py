@@ -20,6 +20,8 @@ from cima_keylime.unusable import UnusableError, label, opened, shown
 _LONGEST = 64 << 20
 #: `ima_hash=`, of what Python has everywhere.
 _ALGORITHMS = ("sha1", "sha256", "sha384", "sha512")
+#: Of template hashes: SHA-1, but Linux 6.10 and later have a list for each algorithm.
+_BY_LENGTH = {20: "sha1", 32: "sha256", 48: "sha384", 64: "sha512"}
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Entry:
     name: str
     #: of `ima-buf`
     payload: bytes | None
-    #: what the template hash is to be the SHA-1 of; None if it cannot be known from the text
+    #: what the template hash is to be of; None if it cannot be known from the text
     data: bytes | None
 
     @property
@@ -47,7 +49,13 @@ class Entry:
     @property
     def is_consistent(self) -> bool:
         """The template hash is that of the entry, and the digest of a buffer that of the payload."""
-        if self.data is not None and hashlib.sha1(self.data, usedforsecurity=False).digest() != self.template_hash:
+        algorithm = _BY_LENGTH.get(len(self.template_hash))
+        if algorithm is None:
+            return False
+        if (
+            self.data is not None
+            and hashlib.new(algorithm, self.data, usedforsecurity=False).digest() != self.template_hash
+        ):
             return False
         return self.payload is None or self.payload_fits
 

@@ -62,7 +62,7 @@ class Verifier:
             host, port = parts.hostname, parts.port or 8881
         except ValueError as error:
             raise UnusableError(f"--verifier {shown(url)}: {error}") from error
-        if parts.scheme != "https" or not host or parts.path.strip("/") or parts.query:
+        if parts.scheme != "https" or not host or "@" in parts.netloc or parts.path.strip("/") or parts.query:
             raise UnusableError(f"--verifier {shown(url)}: not https://HOST:PORT, and a verifier speaks nothing else")
         self.url = f"https://{parts.netloc}"
         self._host, self._port, self._timeout = host, port, timeout

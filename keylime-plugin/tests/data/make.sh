@@ -1,6 +1,8 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
 # Makes reference.json by cima itself: `make.sh CIMA`, the path of the command.
+# ledger.ascii is four lines of `cima log` of a guest's list (`cargo xtask vm run engines --kernel 6.12`): an image, two of
+# its executables, a violation.
 set -eu
 tree=$(mktemp -d)
 trap 'rm -rf "$tree"' EXIT
