@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What cima's entries look like in a Keylime policy: allowed for an image, withdrawn, listed.
+
+The kernel gives each entry the digest of its payload, by the algorithm of `ima_hash=`, with either sink of PCR 10: as
+d-ng of the `ima-buf` entry, or as the digest of the file that has the payload. A reference has SHA-256 alone, and a
+payload names the algorithm: with another `ima_hash=` than sha256 no entry of an executable can be known in advance. So
+every digest here is a SHA-256.
+
+Images have their names in the policy's `meta.cima`, which Keylime keeps and does not read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from cima_keylime import names, runtime_policy
+from cima_keylime.reference import Reference
+from cima_keylime.runtime_policy import Policy
+from cima_keylime.unusable import UnusableError, opened, shown
+
+#: Where entries are in the host's list, and which part of a policy Keylime looks them up in.
+TABLE_OF_SINK = {"kernel": "ima-buf", "ima-file": "digests"}
+SINKS = tuple(TABLE_OF_SINK)
+#: Context events are bound to the PCR by the list, and nothing that a policy could know. Both sinks name them so.
+CONTEXT = r"cima-ctx:[0-9]+$"
+AGENT_PARTS = ("binary", "probes", "lister", "config", "policy", "admission")
+_META_VERSION = 1
+
+
+@dataclass
+class Allowed:
+    """An image that a policy allows."""
+
+    image: str
+    name: str | None = None
+    platform: str | None = None
+    #: with which sinks a container of it may be admitted
+    sinks: tuple[str, ...] = ()
+    #: how many files may be executed, with the sink that has most
+    executables: int = 0
+
+
+def digest_of(payload: str) -> str:
+    """The digest by which the kernel lists a payload."""
+    return hashlib.sha256(payload.encode()).hexdigest()
+
+
+def digest_of_file(path: str) -> str:
+    """The SHA-256 of a file."""
+    found = hashlib.sha256()
+    with opened(path) as file:
+        while block := file.read(1 << 20):
+            found.update(block)
+    return found.hexdigest()
+
+
+def entries(reference: Reference) -> Iterator[tuple[str, str]]:
+    """Name and digest of each entry that a container of this image may make."""
+    image = reference.image
+    yield names.image_name(image), digest_of(f"v1;image={image}")
+    for one in reference.executables:
+        yield names.exec_name(image, one.path), digest_of(f"v1;sha256:{one.sha256}")
+
+
+def allow(policy: Policy, reference: Reference, sinks: Iterable[str]) -> None:
+    """Allows containers of this image, and in them its executables."""
+    tables = _tables(policy, sinks)
+    for name, digest in entries(reference):
+        _allow(tables, name, digest)
+    meta = _meta(policy)
+    known = {"name": reference.name, "manifest": reference.manifest, "platform": reference.platform}
+    meta[reference.image] = {key: value for key, value in known.items() if value is not None}
+
+
+def allow_agent(policy: Policy, parts: Iterable[tuple[str, str]], sinks: Iterable[str]) -> None:
+    """Allows parts of the agent, each with the digest of its payload, and that the sinks say what they are."""
+    sinks = list(sinks)
+    tables = _tables(policy, sinks)
+    for name, digest in parts:
+        _allow(tables, name, digest)
+    for sink in sinks:
+        digest = digest_of(f"v1;sink={sink}")
+        runtime_policy.allow(policy[TABLE_OF_SINK[sink]], f"cima-sink:{sink}", [digest])
+    if CONTEXT not in policy["excludes"]:
+        policy["excludes"].append(CONTEXT)
+
+
+def _tables(policy: Policy, sinks: Iterable[str]) -> list[tuple[str, runtime_policy.Table]]:
+    return [(sink, runtime_policy.table(policy, TABLE_OF_SINK[sink])) for sink in sinks]
+
+
+def _allow(tables: list[tuple[str, runtime_policy.Table]], name: str, digest: str) -> None:
+    for sink, table in tables:
+        listed = names.file_name(name) if sink == "ima-file" else name
+        runtime_policy.allow(table, listed, [digest])
+
+
+def withdraw(policy: Policy, image: str) -> int:
+    """Removes all that is allowed for an image, and its name. Returns how many names it were."""
+    removed = 0
+    # A file's name that is cut still has all of the image's digest.
+    ours = (names.image_name(image), f"cima-exec:{image}:")
+    for key in TABLE_OF_SINK.values():
+        found = [name for name in policy[key] if name.startswith(ours)]
+        for name in found:
+            del policy[key][name]
+        removed += len(found)
+    _known(policy).pop(image, None)
+    return removed
+
+
+def allowed(policy: Policy) -> dict[str, Allowed]:
+    """The images in a policy, by digest: those whose admission or executables are allowed."""
+    found: dict[str, Allowed] = {}
+    counts: dict[tuple[str, str], int] = {}
+    for sink, key in TABLE_OF_SINK.items():
+        for name in policy[key]:
+            if not name.startswith(("cima-image:sha256:", "cima-exec:sha256:")):
+                continue
+            family, _, rest = name.partition(":")
+            image = rest[:71]
+            one = found.setdefault(image, Allowed(image))
+            if family == "cima-image":
+                one.sinks += (sink,)
+            else:
+                counts[image, sink] = counts.get((image, sink), 0) + 1
+    for (image, _), count in counts.items():
+        found[image].executables = max(found[image].executables, count)
+    for image, known in _known(policy).items():
+        if image in found:
+            found[image].name = known.get("name")
+            found[image].platform = known.get("platform")
+    return dict(sorted(found.items(), key=lambda item: (item[1].name or "~", item[0])))
+
+
+def sinks_of(policy: Policy) -> tuple[str, ...]:
+    """With which sinks the images of a policy are allowed."""
+    return tuple(
+        sink
+        for sink, key in TABLE_OF_SINK.items()
+        if f"cima-sink:{sink}" in policy[key] or any(name.startswith("cima-image:") for name in policy[key])
+    )
+
+
+def find(policy: Policy, wanted: str, source: str) -> str:
+    """The digest of the one image that is meant: by its name, its digest, or the beginning of that."""
+    there = allowed(policy)
+    if wanted in there:
+        return wanted
+    beginning = wanted if wanted.startswith("sha256:") else f"sha256:{wanted}"
+    by_name = [image for image, one in there.items() if one.name == wanted]
+    by_digest = [image for image in there if image.startswith(beginning) and len(beginning) >= 15]
+    meant = by_name or by_digest
+    if not meant:
+        raise UnusableError(f'{source}: no image "{shown(wanted)}" in it')
+    if len(meant) > 1:
+        raise UnusableError(
+            f'{source}: "{shown(wanted)}" may mean {len(meant)} images; give the digest of one: {", ".join(meant)}'
+        )
+    return meant[0]
+
+
+def check_meta(policy: Policy, source: str) -> None:
+    """Raises `UnusableError` if `meta.cima` is there and not as this package writes it."""
+    found = policy["meta"].get("cima")
+    if found is None:
+        return
+    if not isinstance(found, dict) or found.get("version") != _META_VERSION:
+        raise UnusableError(f'{source}: "meta.cima" is of a version that is not known here')
+    images = found.get("images")
+    if not isinstance(images, dict) or not all(
+        isinstance(known, dict) and all(isinstance(value, str) for value in known.values()) for known in images.values()
+    ):
+        raise UnusableError(f'{source}: "meta.cima.images" is no object of objects of texts')
+
+
+def merge_meta(into: Policy, other: Policy) -> None:
+    """Takes over the names of images."""
+    theirs = _known(other)
+    if theirs:
+        _meta(into).update(theirs)
+
+
+def _known(policy: Policy) -> dict[str, dict[str, str]]:
+    known: dict[str, dict[str, str]] = policy["meta"].get("cima", {}).get("images", {})
+    return known
+
+
+def _meta(policy: Policy) -> dict[str, dict[str, str]]:
+    policy["meta"].setdefault("cima", {"version": _META_VERSION, "images": {}})
+    return _known(policy)

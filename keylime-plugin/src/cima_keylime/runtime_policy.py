@@ -1,0 +1,233 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Keylime's runtime policy, version 1: read, checked, merged, written. What cima puts into it is `images`.
+
+The schema is `RUNTIME_POLICY_SCHEMA` in Keylime 7.14.3, `keylime/ima/ima.py`. Keylime permits keys of others in every
+object and keeps them. How it looks an entry up: `ima-buf` entries by name in `ima-buf`, files by path in
+`digests`, unless an exclude matches the name; excludes are regular expressions, matched at the beginning of the name.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import warnings
+from collections.abc import Iterable
+from typing import Any, TextIO, cast
+
+from cima_keylime import names
+from cima_keylime.unusable import UnusableError, label, parse_json, read_text, shown
+
+#: `RUNTIME_POLICY_CURRENT_VERSION`
+VERSION = 1
+#: `RUNTIME_POLICY_GENERATOR.CompatibleAllowList`
+GENERATOR = 2
+_LOG_HASHES = ("sha1", "sha256", "sha384", "sha512")
+_HEX = re.compile(r"[0-9a-f]{40,128}")
+_TABLES = ("digests", "keyrings", "ima-buf")
+_KEYS = ("meta", "release", "digests", "excludes", "keyrings", "ima", "ima-buf", "verification-keys")
+
+Policy = dict[str, Any]
+Table = dict[str, list[str]]
+
+_NO_IMAGE = "sha256:" + "0" * 64
+_VIOLATIONS = [
+    f"cima-violation:{kind}:{image}:{path}"
+    for kind in (
+        "writer",
+        "hash",
+        "mprotect",
+        "anonymous",
+        "kernel-load",
+        "path",
+        "unregistered",
+        "root",
+        "loss",
+        "chain",
+    )
+    for image in (_NO_IMAGE, "unmeasured", "unregistered")
+    for path in ("", "/", "/usr/bin/tool", "%2Fusr%2Fbin%2Ftool")
+]
+_MEASURED = [
+    *(f"cima-exec:{_NO_IMAGE}:{path}" for path in ("/usr/bin/tool", "%2Fusr%2Fbin%2Ftool")),
+    f"cima-image:{_NO_IMAGE}",
+    "cima-agent:binary",
+]
+
+
+def empty() -> Policy:
+    """A policy that allows nothing (`EMPTY_RUNTIME_POLICY`)."""
+    return {
+        "meta": {"version": VERSION, "generator": GENERATOR},
+        "release": 0,
+        "digests": {},
+        "excludes": [],
+        "keyrings": {},
+        "ima": {"ignored_keyrings": [], "log_hash_alg": "sha1", "dm_policy": None},
+        "ima-buf": {},
+        "verification-keys": "",
+    }
+
+
+def table(policy: Policy, key: str) -> Table:
+    """One of `digests`, `keyrings`, `ima-buf`: the digests that each name may have."""
+    return cast(Table, policy[key])
+
+
+def read(path: str) -> Policy:
+    """Reads a policy from a file, or from standard input for `-`, and checks it."""
+    return parse(read_text(path), label(path))
+
+
+def parse(text: str, source: str) -> Policy:
+    """Reads a policy. Raises `UnusableError`, which names `source` and the key."""
+    try:
+        policy = parse_json(text, source)
+    except UnusableError as error:
+        hint = (
+            ""
+            if text.lstrip().startswith("{")
+            else "; an allowlist of old is converted by `keylime-policy create runtime`"
+        )
+        raise UnusableError(f"{error}{hint}") from error
+    _check(policy, source)
+    return cast(Policy, policy)
+
+
+def _check(policy: Any, source: str) -> None:
+    if not isinstance(policy, dict):
+        raise UnusableError(f"{source}: no runtime policy: no JSON object")
+    if "payload" in policy:
+        raise UnusableError(f"{source}: a signed policy (DSSE): give its payload, and sign what comes of it")
+    meta = policy.get("meta")
+    if not isinstance(meta, dict) or "version" not in meta:
+        raise UnusableError(f'{source}: no runtime policy: "meta" has no version')
+    if meta["version"] != VERSION or meta["version"] is True:
+        raise UnusableError(
+            f"{source}: a runtime policy of version {shown(str(meta['version']))}, and only {VERSION} is known here"
+        )
+    for key in _KEYS:
+        if key not in policy:
+            raise UnusableError(f'{source}: no runtime policy: the key "{key}" is missing')
+    if type(meta.get("generator")) is not int or not 0 <= meta["generator"] <= 3:
+        raise UnusableError(f'{source}: "meta.generator" is none that Keylime knows')
+    if not isinstance(meta.get("timestamp", ""), str):
+        raise UnusableError(f'{source}: "meta.timestamp" is no text')
+    if type(policy["release"]) is not int or policy["release"] < 0:
+        raise UnusableError(f'{source}: "release" is no number from 0')
+    for key in _TABLES:
+        _check_table(policy[key], f'{source}: "{key}"')
+    ima = policy["ima"]
+    if not isinstance(ima, dict) or not _is_texts(ima.get("ignored_keyrings")):
+        raise UnusableError(f'{source}: "ima.ignored_keyrings" is no list of texts')
+    if ima.get("log_hash_alg") not in _LOG_HASHES:
+        raise UnusableError(f'{source}: "ima.log_hash_alg" is none of {", ".join(_LOG_HASHES)}')
+    if ima.get("dm_policy", "") is not None:
+        raise UnusableError(f'{source}: "ima.dm_policy" is not null, which Keylime refuses')
+    if not isinstance(policy["verification-keys"], str):
+        raise UnusableError(f'{source}: "verification-keys" is no text')
+    _check_excludes(policy["excludes"], source)
+
+
+def _check_table(found: Any, where: str) -> None:
+    if not isinstance(found, dict):
+        raise UnusableError(f"{where} is no object")
+    for name, digests in found.items():
+        if not isinstance(digests, list) or not digests:
+            raise UnusableError(f'{where}: "{shown(name)}" has no list of digests')
+        for digest in digests:
+            if not isinstance(digest, str) or _HEX.fullmatch(digest) is None:
+                raise UnusableError(f'{where}: "{shown(name)}": "{shown(str(digest))}" is no digest')
+
+
+def _check_excludes(excludes: Any, source: str) -> None:
+    if not _is_texts(excludes):
+        raise UnusableError(f'{source}: "excludes" is no list of texts')
+    for exclude in excludes:
+        _compiled(exclude, source)
+    # Keylime joins them, and ignores all if that is none: `valid_exclude_list`, keylime/common/validators.py.
+    if excludes:
+        _compiled("(" + ")|(".join(excludes) + ")", source)
+
+
+def _compiled(exclude: str, source: str) -> re.Pattern[str]:
+    try:
+        with warnings.catch_warnings():
+            # Flags inside are an error since Python 3.11, whichever Keylime runs with.
+            warnings.simplefilter("error", DeprecationWarning)
+            return re.compile(exclude)
+    except (re.error, OverflowError, RecursionError, DeprecationWarning) as error:
+        raise UnusableError(f'{source}: the exclude "{shown(exclude)}" is no regular expression: {error}') from error
+
+
+def _is_texts(found: Any) -> bool:
+    return isinstance(found, list) and all(isinstance(one, str) for one in found)
+
+
+def refuse_violations(policy: Policy, source: str) -> None:
+    """Raises `UnusableError` if the policy lets a violation pass, or excludes what it is to judge."""
+    for key in ("ima-buf", "digests"):
+        allowed = [name for name in policy[key] if name.startswith("cima-violation:")]
+        if allowed:
+            raise UnusableError(
+                f'{source}: "{key}" allows violations, which no policy may: "{shown(allowed[0])}"'
+                f" ({len(allowed)} in all)"
+            )
+    for exclude in policy["excludes"]:
+        pattern = _compiled(exclude, source)
+        for name in _VIOLATIONS + _MEASURED:
+            if pattern.match(name) is not None or "cima-violation" in exclude:
+                raise UnusableError(
+                    f'{source}: the exclude "{shown(exclude)}" would have Keylime pass over "{name}" and the like;'
+                    " write it so that it matches no name that begins with cima-"
+                )
+
+
+def excludes_of(policy: Policy) -> re.Pattern[str] | None:
+    """What Keylime makes of the excludes: one expression, to be matched at the beginning of a name."""
+    return re.compile("(" + ")|(".join(policy["excludes"]) + ")") if policy["excludes"] else None
+
+
+def without_cima(policy: Policy) -> int:
+    """Drops what is cima's, as a policy has it that was made from a node's list. Returns how many names it were."""
+    dropped = 0
+    for key in ("ima-buf", "digests"):
+        mine = [name for name in policy[key] if name.startswith(names.PREFIX)]
+        for name in mine:
+            del policy[key][name]
+        dropped += len(mine)
+    policy["excludes"] = [one for one in policy["excludes"] if "cima-" not in one]
+    policy["meta"].pop("cima", None)
+    return dropped
+
+
+def allow(found: Table, name: str, digests: Iterable[str]) -> None:
+    """Adds digests to those that a name may have, each once, in the order in which they came."""
+    allowed = found.setdefault(name, [])
+    allowed.extend(digest for digest in dict.fromkeys(digests) if digest not in allowed)
+
+
+def merge(into: Policy, other: Policy, source: str) -> None:
+    """Allows in `into` what either allows. What cannot be joined is an `UnusableError` that names `source`, the other."""
+    for key in _TABLES:
+        mine = table(into, key)
+        for name, digests in table(other, key).items():
+            allow(mine, name, digests)
+    into["excludes"] = list(dict.fromkeys(into["excludes"] + other["excludes"]))
+    _check_excludes(into["excludes"], source)
+    into["release"] = max(into["release"], other["release"])
+    mine, theirs = into["ima"], other["ima"]
+    if mine["log_hash_alg"] != theirs["log_hash_alg"]:
+        raise UnusableError(f'{source}: "ima.log_hash_alg" is another than in the policy before')
+    mine["ignored_keyrings"] = list(dict.fromkeys(mine["ignored_keyrings"] + theirs["ignored_keyrings"]))
+    if into["verification-keys"] and other["verification-keys"] not in ("", into["verification-keys"]):
+        raise UnusableError(f'{source}: "verification-keys" are others than in the policy before')
+    into["verification-keys"] = into["verification-keys"] or other["verification-keys"]
+    into["meta"].update(version=VERSION, generator=GENERATOR)
+    # Of when neither was made.
+    into["meta"].pop("timestamp", None)
+
+
+def write(policy: Policy, to: TextIO) -> None:
+    """Writes a policy in ASCII, the same for the same policy: Keylime shows the SHA-256 of the text."""
+    json.dump(policy, to, separators=(",", ":"))
+    to.write("\n")
