@@ -48,19 +48,7 @@ const NEXT: &str = "localhost/debian:2";
 
 fn play(claims: &mut Claims, sink: &str) {
     fs::create_dir_all(OUT).expect("the host takes files");
-    let tpm = (sink == "pcr").then(|| SoftTpm::start("attest"));
-    let site = hooks::site("violation");
-    configure(&site, sink, tpm.as_ref());
-    let node = Node {
-        tcti: tpm
-            .as_ref()
-            .map_or_else(|| "device:/dev/tpmrm0".to_owned(), SoftTpm::tcti),
-        ascii: if sink == "pcr" {
-            ASCII
-        } else {
-            host_list::ASCII
-        },
-    };
+    // Before there is a hook: it refuses without an agent.
     claims.claim("images have references", || {
         podman(
             Runtime::Crun,
@@ -83,6 +71,19 @@ fn play(claims: &mut Claims, sink: &str) {
             process::run(&[CIMA, "reference", &of, "-o", &to]).succeeded();
         }
     });
+    let tpm = (sink == "pcr").then(|| SoftTpm::start("attest"));
+    let site = hooks::site("violation");
+    configure(&site, sink, tpm.as_ref());
+    let node = Node {
+        tcti: tpm
+            .as_ref()
+            .map_or_else(|| "device:/dev/tpmrm0".to_owned(), SoftTpm::tcti),
+        ascii: if sink == "pcr" {
+            ASCII
+        } else {
+            host_list::ASCII
+        },
+    };
     claims.claim("a node that runs a known image gives evidence", || {
         let agent = site.start();
         podman::run(Runtime::Crun, DEBIAN, &["/usr/bin/factor", "15"]).succeeded();
