@@ -30,7 +30,7 @@ use tokio::io::unix::AsyncFd;
 use super::{
     Event, EventError, Offsets, Queue,
     btf::BtfError,
-    lister,
+    lister::{self, Lister},
     pins::{self, Set},
 };
 
@@ -222,7 +222,7 @@ pub struct Settings<'a> {
     /// The probe object.
     pub object: &'a [u8],
     /// The object with the programs that have the kernel list what is measured, if it is to.
-    pub lister: Option<&'a [u8]>,
+    pub lister: Option<&'a Lister>,
     /// Values for its globals.
     pub offsets: &'a Offsets,
     /// Bytes of the ring buffer, a power of two.
@@ -247,7 +247,7 @@ impl Settings<'_> {
         hash.update(self.object);
         if let Some(lister) = self.lister {
             hash.update((self.object.len() as u64).to_le_bytes());
-            hash.update(lister);
+            hash.update(lister.bytes());
         }
         hex::encode(&hash.finalize()[..8])
     }
@@ -512,7 +512,7 @@ fn pin_all(settings: &Settings<'_>) -> Result<(), LoadError> {
         map.pin(&path).map_err(unpinned(&path))?;
     }
     if let Some(lister) = settings.lister {
-        lister::attach(lister, &dir)?;
+        lister.attach(&dir)?;
     }
     let btf = Btf::from_sys_fs().map_err(|e| LoadError::KernelTypes(Box::new(e)))?;
     for (program, hook) in PROGRAMS {

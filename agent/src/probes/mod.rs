@@ -21,6 +21,7 @@ pub use event::{
     Breach, ChangeKind, Command, Event, EventError, Hash, Home, How, Object, Process, Subject, What,
 };
 pub use host::host;
+pub use lister::{Lister, ListerError};
 pub use load::{
     Attached, LoadError, Losses, Namespaces, Probes, Retired, Settings, Stats, retire, unload,
 };
