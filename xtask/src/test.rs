@@ -83,6 +83,7 @@ const SCENARIOS: &[Scenario] = &[
     },
     scenario("sinks", 5),
     scenario("outrun", 6),
+    scenario("lister", 8),
     scenario("floods", 10),
     scenario("module", 6),
     scenario("images", 12),

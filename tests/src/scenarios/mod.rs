@@ -18,6 +18,7 @@ mod floods;
 mod handover;
 mod images;
 mod lifecycle;
+mod lister;
 mod measures;
 mod module;
 mod outrun;
@@ -53,6 +54,7 @@ pub(crate) const ALL: &[Scenario] = &[
     powercut::SCENARIO,
     sinks::SCENARIO,
     outrun::SCENARIO,
+    lister::SCENARIO,
     floods::SCENARIO,
     module::SCENARIO,
     images::SCENARIO,
