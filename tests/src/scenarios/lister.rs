@@ -11,7 +11,7 @@ use rustix::process::Signal;
 
 use super::Scenario;
 use crate::act::{ACT, Actor};
-use crate::agent::{CIMA, Running, Site, eventually};
+use crate::agent::{CIMA, CIMAD, Running, Site, eventually};
 use crate::claims::Claims;
 use crate::{host_list, kfunc, metrics, process, work};
 
@@ -49,6 +49,10 @@ fn play(claims: &mut Claims, _arguments: &[String]) {
     claims.claim(
         "with one of the programs detached the set is not gone on with: the next start attaches all",
         || detached(&site),
+    );
+    claims.claim(
+        "a list that was begun with the kernel is not gone on with without the object, and lacks nothing afterwards",
+        || missed(&site),
     );
     claims.claim(
         "what was left behind by another hook is not listed, and goes with the next or the task's end",
@@ -188,6 +192,31 @@ fn detached(site: &Site) {
         assert!(last.contains(&name), "the last is {last}");
     });
     agent.stop();
+}
+
+fn missed(site: &Site) {
+    fs::remove_file(LISTER).expect("it was installed");
+    site.configure_probes(&KERNEL.replace("\"kernel\"", "\"auto\""), PROBES);
+    let config = site.config();
+    let ran = process::run(&[CIMAD, "--config", config.to_str().expect("a plain path")]);
+    assert_eq!(ran.code(), Some(2), "{}", ran.stderr);
+    for said in [
+        "this boot's list is anchored by kernel",
+        "cannot read /tmp/cima-list.o",
+    ] {
+        assert!(ran.stderr.contains(said), "{said}: {}", ran.stderr);
+    }
+    let program = copy("missed");
+    contained(&[&program, "true"]).succeeded();
+    fs::copy(SHIPPED, LISTER).expect("it is in the stage");
+    site.configure_probes(KERNEL, PROBES);
+    site.start().stop();
+    let name = format!("cima-exec:unregistered:{program}");
+    let own = site.policy_events();
+    assert_eq!(own.iter().filter(|(event, _)| *event == name).count(), 1);
+    let host = host_list::entries();
+    assert_eq!(host.iter().filter(|entry| entry.name == name).count(), 1);
+    assert_eq!(work::assert_sound(&site.entries()), 0, "events lost");
 }
 
 fn left_behind(site: &Site) {

@@ -106,6 +106,10 @@ fn mend(host: &Host<'_>, error: &SinkError) -> Vec<String> {
             ima::commands(host, Anchorage::Kernel)
         }
         SinkError::Unlisted { .. } => ima::commands(host, Anchorage::ImaFile),
+        // Of what the list was begun with only this can be mended without a reboot.
+        SinkError::Kept { source, .. } if matches!(**source, SinkError::Lister(_)) => {
+            agent::install_lister(host)
+        }
         SinkError::Kept { .. } => vec!["reboot     # another sink may be chosen then".into()],
         _ => Vec::new(),
     }

@@ -774,6 +774,22 @@ fn what_was_tried_is_said_with_its_reason_and_its_cure() {
         assert_eq!(found(&page, part).0, State::Lacks, "{}", node.text(&page));
     }
     assert!(node.text(&page).contains(RULE));
+    let answers = Answers {
+        chosen: |_| {
+            let source = io::ErrorKind::NotFound.into();
+            let path = "/usr/lib/cima/cima-list.o".into();
+            Err(SinkError::Kept {
+                kept: "kernel",
+                source: Box::new(ListerError::Unreadable { path, source }.into()),
+            })
+        },
+        ..Answers::default()
+    };
+    node.configure("kind = \"auto\"");
+    let page = node.page_of(&answers, true);
+    let sink = page.findings.iter().find(|one| one.part == "sink").unwrap();
+    assert!(sink.text.contains("cannot read /usr/lib/cima/cima-list.o"));
+    assert!(sink.mend[1].contains("cima-list.o"), "{:?}", sink.mend);
 }
 
 #[test]
