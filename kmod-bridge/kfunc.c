@@ -51,10 +51,10 @@
 #define DIGEST_ROOM	(7 + 2 * CIMA_DIGEST_SIZE + 1)
 /* The longest is "inode=" and 20 digits, ";" and a digest. */
 #define DETAIL_ROOM	(6 + 20 + 1 + DIGEST_ROOM)
-/* "v1;anonymous;", the longest kind, and a detail. */
-#define PAYLOAD_ROOM	(13 + DETAIL_ROOM)
-/* "cima-violation:anonymous", the longest beginning, and a NUL. */
-#define TRACK_ROOM	25
+/* "v1;writer;", the longest kind, and a detail. */
+#define PAYLOAD_ROOM	(10 + DETAIL_ROOM)
+/* "cima-violation:writer", the longest beginning, and a NUL. */
+#define TRACK_ROOM	22
 
 static_assert(CIMA_DIGEST_SIZE == 64, "%*phN prints 64 bytes at most");
 
@@ -256,9 +256,9 @@ static int measure_with_path(struct said *said, struct file *file)
 
 /**
  * cima_measure_file - list what is executed in a container
- * @file: the argument of the hook; NULL is memory without a file. Released
- *	kernels tell the verifier that mmap_file's is never NULL, so programs
- *	cannot always tell.
+ * @file: the argument of the hook. Released kernels tell the verifier that
+ *	mmap_file's is never NULL, which it is for memory without a file, so
+ *	programs cannot always tell: such a call is refused.
  * @measurement: a struct cima_measurement
  * @measurement__sz: its size, which the verifier holds @measurement against
  *
@@ -273,7 +273,7 @@ __bpf_kfunc int cima_measure_file(struct file *file, void *measurement,
 	struct said said = {};
 	int error;
 
-	if (measurement__sz != sizeof(said.m)) {
+	if (!file || measurement__sz != sizeof(said.m)) {
 		atomic64_inc(&cima_counters.refused);
 		return -EINVAL;
 	}
@@ -283,10 +283,7 @@ __bpf_kfunc int cima_measure_file(struct file *file, void *measurement,
 		return -EINVAL;
 	}
 	say_provenance(&said);
-	if (file)
-		error = measure_with_path(&said, file);
-	else
-		error = list_violation(&said, "anonymous", "memory");
+	error = measure_with_path(&said, file);
 	memcpy(measurement, &said.m, sizeof(said.m));
 	return error;
 }

@@ -165,19 +165,13 @@ pub async fn run(config: &Config, config_bytes: &[u8]) -> Result<(), DaemonError
     }
     let origin = origin().map_err(doing(format!("read {BOOT_ID}")))?;
     // One that does not work is an error once the probes are attached, which queue what runs until it does.
-    let choice = choose(
-        &config.sink,
-        anchored_by(&config.state_dir, &origin.boot_id)?,
-    );
-    let chosen = choice.as_ref().map(|choice| choice.sink.anchorage()).ok();
-    let lister = match chosen {
-        Some(Anchorage::Kernel) => Some(read_object(&config.probes.lister)?),
-        _ => None,
-    };
+    let choice = choose(config, anchored_by(&config.state_dir, &origin.boot_id)?);
+    let lister = choice.as_ref().ok();
+    let lister = lister.and_then(|choice| choice.lister.clone());
     let offsets = Offsets::from_running_kernel()?;
     let settings = Settings {
         object: &object,
-        lister: lister.as_deref(),
+        lister: lister.as_ref(),
         offsets: &offsets,
         ring_bytes: config.probes.ring_bytes,
         debug: config.probes.debug,
@@ -188,7 +182,7 @@ pub async fn run(config: &Config, config_bytes: &[u8]) -> Result<(), DaemonError
     tracing::info!("the probes are attached and read this kernel's structures correctly");
 
     let metrics = Arc::new(Metrics::default());
-    let Choice { sink, why } = choice?;
+    let Choice { sink, why, .. } = choice?;
     let anchorage = sink.anchorage();
     tracing::info!(
         "entries are anchored by the sink {}: {why}",
@@ -214,7 +208,7 @@ pub async fn run(config: &Config, config_bytes: &[u8]) -> Result<(), DaemonError
         (SelfPart::Policy, digest(&policy_bytes)),
         (SelfPart::Admission, digest_of(&admission)),
     ];
-    parts.extend(lister.map(|lister| (SelfPart::Lister, digest(&lister))));
+    parts.extend(lister.map(|lister| (SelfPart::Lister, digest(lister.bytes()))));
     let (probes, queue) = handover::go_on(attached, &mut ledger, &opened, (anchorage, &parts))?;
     let losses = Losses::reported(ledger.losses());
     let listen = config.listen().unwrap_or_default();

@@ -14,6 +14,7 @@ use cima_abi::{Kind, flag, unregistered};
 use crate::{
     cache::Digest,
     file::File,
+    hand,
     kernel::{OFF_BPRM_BUF, OFF_BPRM_FILE, Object, load},
     maps,
     measure::measure,
@@ -33,6 +34,7 @@ const ELF: u32 = u32::from_ne_bytes(*b"\x7fELF");
 #[lsm(hook = "bprm_check_security", sleepable)]
 pub fn bprm_check_security(ctx: LsmContext) -> i32 {
     let verdict: i32 = ctx.arg(1);
+    hand::forget();
     if scope::is_host() {
         return verdict;
     }

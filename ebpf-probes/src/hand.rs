@@ -34,6 +34,20 @@ pub fn is_to_be_listed(who: &InScope) -> bool {
     who.flags & flag::SELF_TEST == 0 && maps::scope().is_some_and(|scope| scope.kernel_lists != 0)
 }
 
+/// Removes what is there of a hook before: the program that lists did not run there, since somebody else's between the two refused.
+/// First in each hook that hands something on, whoever the task is, so that what is found there is of the very same hook; and when
+/// the task ends, for the room.
+#[inline(always)]
+pub fn forget() {
+    if maps::scope().is_none_or(|scope| scope.kernel_lists == 0) {
+        return;
+    }
+    let task = bpf_get_current_pid_tgid();
+    if HANDED.get_ptr(&task).is_some() {
+        let _ = HANDED.remove(&task);
+    }
+}
+
 /// What is known of a file that is to be listed.
 pub struct Hashed<'a> {
     pub file: File,
@@ -46,7 +60,7 @@ pub struct Hashed<'a> {
     pub is_last_word: bool,
 }
 
-/// Hands that on. Without room it is said again the next time, and the agent has it listed meanwhile. A report counts as made once it is
+/// Hands that on. What cannot be is said again the next time, and the agent has it listed meanwhile. A report counts as made once it is
 /// listed: another task that executes the same at this moment is not to run before.
 #[inline(never)]
 pub fn hand(who: &InScope, what: &Hashed<'_>) -> u32 {
@@ -60,8 +74,6 @@ pub fn hand(who: &InScope, what: &Hashed<'_>) -> u32 {
     } = *what;
     let task = bpf_get_current_pid_tgid();
     if HANDED.insert(&task, &NOTHING, 0).is_err() {
-        // One of before may be there.
-        let _ = HANDED.remove(&task);
         maps::count(Stat::Unhanded);
         return 0;
     }
@@ -75,20 +87,13 @@ pub fn hand(who: &InScope, what: &Hashed<'_>) -> u32 {
     if flags & flag::COPIED_UP != 0 {
         bits |= handed::COPIED_UP;
     }
+    if who.container != 0 && !identify(who, element) {
+        let _ = HANDED.remove(&task);
+        maps::count(Stat::Unhanded);
+        return 0;
+    }
     // SAFETY: an element of a preallocated map stays readable and writable; nobody else has this task's.
     unsafe {
-        if who.container != 0 {
-            let known = namespaces::find(who.task.mount_namespace(), who.task.mount_generation());
-            (*element).provenance = provenance::UNMEASURED;
-            if let Some(known) = known {
-                (*element).provenance = (*known).provenance;
-                for i in 0..4 {
-                    let word = (&raw const (*known).image).cast::<u64>().add(i);
-                    let place = (&raw mut (*element).image).cast::<u64>().add(i);
-                    place.write_volatile(word.read_volatile());
-                }
-            }
-        }
         (*element).flags = bits;
         (*element).error = error;
         if error == 0 {
@@ -108,4 +113,39 @@ pub fn hand(who: &InScope, what: &Hashed<'_>) -> u32 {
         (&raw mut (*element).file).write_volatile(file.as_ptr() as u64);
     }
     0
+}
+
+/// Writes whose image it is. False: what is known of the container is not what it was when the task was looked at, or says nothing of
+/// an image.
+///
+/// The kernel gives the agent's change of an element a new place, and the old one to whoever is next: what was read counts if it
+/// is found there again.
+#[inline(always)]
+fn identify(who: &InScope, element: *mut Handed) -> bool {
+    let (inode, generation) = (who.task.mount_namespace(), who.task.mount_generation());
+    let Some(known) = namespaces::find(inode, generation) else {
+        return false;
+    };
+    // SAFETY: elements of preallocated maps stay readable, and this task's writable.
+    unsafe {
+        (*element).provenance = (&raw const (*known).provenance).read_volatile();
+        for i in 0..4 {
+            let word = (&raw const (*known).image).cast::<u64>().add(i);
+            let place = (&raw mut (*element).image).cast::<u64>().add(i);
+            place.write_volatile(word.read_volatile());
+        }
+        let Some(again) = namespaces::find(inode, generation) else {
+            return false;
+        };
+        let provenance = (&raw const (*element).provenance).read_volatile();
+        let mut holds = provenance != provenance::UNREGISTERED
+            && provenance == (&raw const (*again).provenance).read_volatile()
+            && who.container == (&raw const (*again).container).read_volatile();
+        for i in 0..4 {
+            let word = (&raw const (*again).image).cast::<u64>().add(i);
+            let place = (&raw const (*element).image).cast::<u64>().add(i);
+            holds &= place.read_volatile() == word.read_volatile();
+        }
+        holds
+    }
 }

@@ -6,12 +6,13 @@
 use aya_ebpf::{bindings::file, macros::lsm, programs::LsmContext};
 use cima_abi::Kind;
 
-use crate::{file::File, measure::measure, record::How, scope};
+use crate::{file::File, hand, measure::measure, record::How, scope};
 
 /// `int kernel_read_file(struct file *file, enum kernel_read_file_id id, bool contents)`
 #[lsm(hook = "kernel_read_file", sleepable)]
 pub fn kernel_read_file(ctx: LsmContext) -> i32 {
     let verdict: i32 = ctx.arg(3);
+    hand::forget();
     let Some(who) = scope::current() else {
         return verdict;
     };

@@ -8,6 +8,7 @@ use cima_abi::Kind;
 use crate::{
     anonymous,
     file::File,
+    hand,
     maps::{Stat, count},
     measure::measure,
     memo,
@@ -23,7 +24,11 @@ pub const PROT_EXEC: u64 = 4;
 pub fn mmap_file(ctx: LsmContext) -> i32 {
     let prot: u64 = ctx.arg(2);
     let verdict: i32 = ctx.arg(4);
-    if prot & PROT_EXEC == 0 || scope::is_host() {
+    if prot & PROT_EXEC == 0 {
+        return verdict;
+    }
+    hand::forget();
+    if scope::is_host() {
         return verdict;
     }
     let file = File::new(ctx.arg::<*const file>(0));
@@ -49,8 +54,9 @@ pub fn mmap_file(ctx: LsmContext) -> i32 {
 ///
 /// Released kernels tell the verifier that the argument is never null, and 6.12's
 /// verifier then drops a plain comparison as dead code. So its address is looked at
-/// as a number.
+/// as a number. A kernel that says that it may be null (`file__nullable`, a change of later ones) wants the plain
+/// comparison, too: before it nothing may be calculated with the pointer, let alone read from it.
 #[inline(always)]
 fn has_no_file(file: File) -> bool {
-    Task::current().number().of(file.object()) == 0
+    file.object().is_null() || Task::current().number().of(file.object()) == 0
 }

@@ -6,6 +6,7 @@ use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 use cima_abi::{Kind, mount_ns};
 
 use crate::{
+    hand,
     kernel::{OFF_SIGNAL_LIVE, OFF_TASK_EXIT_CODE, OFF_TASK_SIGNAL, Object, load},
     maps, namespaces,
     record::How,
@@ -16,6 +17,7 @@ use crate::{
 /// `void sched_process_exit(struct task_struct *p)`
 #[btf_tracepoint(function = "sched_process_exit")]
 pub fn sched_process_exit(_ctx: BtfTracePointContext) -> i32 {
+    hand::forget();
     let task = Task::current();
     let inode = task.mount_namespace();
     if maps::scope().is_none_or(|scope| inode == scope.host_ns[0]) {

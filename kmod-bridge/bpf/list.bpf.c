@@ -6,12 +6,16 @@
  * CO-RE: one object for both.
  *
  * One event, one hash: the digest comes along. Whom nothing was handed for had
- * nothing new to say, and leaves after one look into a map.
+ * nothing new to say, and leaves after one look into a map. What is there was
+ * handed in this very hook: the probes begin by removing what an earlier one
+ * left, where a program between them and this refused.
  */
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
 
 #include "cima.h"
+
+#define PROT_EXEC 4
 
 #define field __attribute__((preserve_access_index))
 
@@ -74,7 +78,7 @@ static __always_inline void list(struct file *file)
 	handed = *there;
 	/* Before the TPM: others need the room meanwhile. */
 	bpf_map_delete_elem(&HANDED, &task);
-	/* Another's would be one that was left behind when a program in between failed. */
+	/* The same hook, so the same file, or none where it could not be filled. */
 	if (!file || handed.file != (__u64)file)
 		return;
 	error = cima_measure_file(file, &handed.measurement, sizeof(handed.measurement));
@@ -86,7 +90,9 @@ static __always_inline void list(struct file *file)
 SEC("lsm.s/mmap_file")
 int list_mmap_file(__u64 *ctx)
 {
-	list((struct file *)ctx[0]);
+	/* The probes look at no other mapping, and remove nothing there. */
+	if (ctx[2] & PROT_EXEC)
+		list((struct file *)ctx[0]);
 	return (int)ctx[4];
 }
 

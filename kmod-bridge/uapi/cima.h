@@ -70,11 +70,11 @@ struct cima_entry {
  *	int cima_measure_file(struct file *file, void *measurement, u32 measurement__sz)
  *
  * Lists what a policy event says of the file: cima-exec, or cima-violation if
- * it could not be hashed, could be written, or has no path. A null file is
- * memory without a file: the violation "anonymous". Returns 0 when a new entry
- * is in the list and the TPM was asked to extend, or a negative errno: EEXIST,
- * ENOENT, ENOMEM and others as above, EINVAL for a measurement that makes no
- * sense. Whatever it returns but EINVAL, the fields marked "out" are filled.
+ * it could not be hashed, could be written, or has no path. Returns 0 when a
+ * new entry is in the list and the TPM was asked to extend, or a negative
+ * errno: EEXIST, ENOENT, ENOMEM and others as above, EINVAL for no file or a
+ * measurement that makes no sense. Whatever it returns but EINVAL, the fields
+ * marked "out" are filled.
  */
 enum cima_provenance {
 	CIMA_UNREGISTERED	= 0,	/* a container that no hook announced */

@@ -54,6 +54,14 @@ struct {
 	__uint(max_entries, 1 << 16);
 } told SEC(".maps");
 
+/* As probes had it that knew of no images: what the scenario `lister` has an agent find. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 16);
+	__type(key, __u32);
+	__type(value, __u64[6]);
+} old_namespaces SEC(".maps");
+
 static int is_meant(const struct settings *settings)
 {
 	char comm[16] = {};

@@ -25,11 +25,7 @@ impl Files {
         // The agent reads the probes' counters once in a second.
         std::thread::sleep(Duration::from_millis(1500));
         let text = get(socket);
-        let value = |kind: &str| {
-            let name = format!("cima_files_total{{kind=\"{kind}\"}} ");
-            let line = text.lines().find_map(|line| line.strip_prefix(&name));
-            line.and_then(|value| value.parse().ok()).unwrap_or(0)
-        };
+        let value = |kind| files_in(&text, kind);
         Self {
             hashed: value("hashed"),
             cache_hit: value("cache_hit"),
@@ -47,6 +43,18 @@ impl Files {
             uncacheable: self.uncacheable - before.uncacheable,
         }
     }
+}
+
+/// How many files there were of a kind.
+#[track_caller]
+pub(crate) fn files(socket: &Path, kind: &str) -> u64 {
+    files_in(&get(socket), kind)
+}
+
+fn files_in(text: &str, kind: &str) -> u64 {
+    let name = format!("cima_files_total{{kind=\"{kind}\"}} ");
+    let line = text.lines().find_map(|line| line.strip_prefix(&name));
+    line.and_then(|value| value.parse().ok()).unwrap_or(0)
 }
 
 /// A histogram's buckets as they are now: upper bound, and how many were at most that.

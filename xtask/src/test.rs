@@ -95,6 +95,7 @@ const SCENARIOS: &[Scenario] = &[
         without_tpm: true,
         ..scenario("attest-pcr", 8)
     },
+    scenario("lister", 8),
     scenario("floods", 10),
     scenario("module", 6),
     scenario("images", 12),

@@ -23,7 +23,7 @@ use procfs::process::MountInfo;
 use sha2::{Digest as _, Sha256};
 
 use super::engine::{Claim, Engine};
-use crate::containers;
+use crate::{containers, probes::device_of_mount};
 
 /// Everything that an input is made of.
 pub(super) struct Facts<'a> {
@@ -129,7 +129,7 @@ impl Facts<'_> {
             // Where it cannot be followed from here, as it was configured.
             let canonical = source.canonicalize().unwrap_or(source);
             let looked = fs::metadata(&canonical).ok();
-            let device = told.seen.and_then(device_of);
+            let device = told.seen.and_then(device_of_mount);
             known.extend(device.map(|device| containers::Volume {
                 destination: told.destination.clone(),
                 source: canonical.display().to_string(),
@@ -200,12 +200,6 @@ fn is_of_host(mount: &SpecMount, kind: &str) -> bool {
         .iter()
         .any(|option| option == "bind" || option == "rbind");
     binds || !OF_KERNEL.contains(&kind)
-}
-
-/// In the kernel's encoding.
-pub(super) fn device_of(mount: &MountInfo) -> Option<u32> {
-    let (major, minor) = mount.majmin.split_once(':')?;
-    Some(major.parse::<u32>().ok()? << 20 | minor.parse::<u32>().ok()?)
 }
 
 fn source_kind(of: &fs::Metadata) -> Option<SourceKind> {

@@ -42,7 +42,7 @@ use crate::{
     containers::{Registered, Registry},
     ledger::{Message, WriterGone, WriterHandle},
     measure::{ContextEvent, PolicyEvent, proto},
-    probes::{LoadError, Namespaces},
+    probes::{LoadError, Namespaces, device_of_mount},
 };
 use bundle::{Bundle, BundleError};
 use ends::Ends;
@@ -806,7 +806,7 @@ fn root_of(mounts: &[MountInfo], bundle: &Bundle, source: ImageSource) -> (u32, 
     let Some(mount) = mounted.max_by_key(|mount| mount.mount_point.as_os_str().len()) else {
         return (0, 0);
     };
-    let device = input::device_of(mount).unwrap_or_default();
+    let device = device_of_mount(mount).unwrap_or_default();
     match source {
         ImageSource::Overlay => (device, 0),
         ImageSource::Directory => (device, std::fs::metadata(root).map_or(0, |data| data.ino())),

@@ -30,11 +30,12 @@ use super::{
     verdict::Paint,
 };
 use crate::{
-    config::{Config, ConfigError, DEFAULT_PATH, SinkConfig, SinkKind},
+    config::{Config, ConfigError, DEFAULT_PATH, SinkKind},
     exit::Outcome,
     ledger::anchored_by,
     machine::Machine,
     measure::Anchorage,
+    probes::{Lister, ListerError},
     sink::{HOST_LIST, Listed, PcrSink, Sink as _, SinkError, choose},
 };
 
@@ -86,10 +87,13 @@ trait Ask {
     /// Whether cimad listens there.
     fn cimad(&self, socket: &Path) -> Result<(), AskError>;
 
+    /// Whether the object of the sink `kernel` is whole.
+    fn lister(&self, path: &Path) -> Result<(), ListerError>;
+
     /// Has a sink chosen, and why.
     fn choose(
         &self,
-        config: &SinkConfig,
+        config: &Config,
         kept: Option<Anchorage>,
     ) -> Result<(Anchorage, String), SinkError>;
 
@@ -110,9 +114,13 @@ impl Ask for Here {
         hook::answers(&Cimad::at(Some(socket.to_owned()))?)
     }
 
+    fn lister(&self, path: &Path) -> Result<(), ListerError> {
+        Lister::read(path).map(drop)
+    }
+
     fn choose(
         &self,
-        config: &SinkConfig,
+        config: &Config,
         kept: Option<Anchorage>,
     ) -> Result<(Anchorage, String), SinkError> {
         choose(config, kept).map(|choice| (choice.sink.anchorage(), choice.why))
@@ -141,6 +149,8 @@ struct Host<'a> {
     listed: Result<Listed, SinkError>,
     /// The PCR's; `None`: no sink asks for it.
     banks: Option<Result<Vec<HashAlgorithm>, SinkError>>,
+    /// The object of the sink `kernel`.
+    lister: Result<(), ListerError>,
 }
 
 impl<'a> Host<'a> {
@@ -153,7 +163,7 @@ impl<'a> Host<'a> {
         let kept = kept(&machine, &config);
         let sink = &config.sink;
         let tried = match &kept {
-            Ok(kept) if tries => Some(ask.choose(sink, *kept)),
+            Ok(kept) if tries => Some(ask.choose(&config, *kept)),
             _ => None,
         };
         let banks = matches!(sink.kind, SinkKind::Auto | SinkKind::Pcr)
@@ -167,6 +177,7 @@ impl<'a> Host<'a> {
             tried,
             listed: Listed::read(&machine.path(HOST_LIST)),
             banks,
+            lister: ask.lister(&machine.path(&config.probes.lister)),
             config,
             machine,
         }

@@ -19,7 +19,8 @@ use super::{
 use crate::{
     measure::{Batch, ContextEvent, decode_batch, proto},
     metrics::Metrics,
-    probes::{Event, EventError},
+    probes::{Command, Event, EventError, What},
+    shared::Shared,
 };
 
 /// How long a writer may take to end.
@@ -304,6 +305,44 @@ fn an_old_queue_is_read_out_in_groups_and_what_is_recent_is_returned() {
         0,
         "whoever comes after a kill reads it again"
     );
+    assert!(replays(dir.path(), &tpm));
+}
+
+#[test]
+fn events_that_have_little_in_common_fill_a_batch_before_it_is_too_long_for_any_sink() {
+    // `CIMA_PAYLOAD_MAX` of kmod-bridge/uapi/cima.h.
+    const LONGEST: usize = (2 << 20) - 1;
+    /// From here on a batch takes no more events.
+    const FULL: usize = 1 << 20;
+    const ARGS: usize = 64 << 10;
+    let (dir, tpm, mut feed) = (tempfile::tempdir().unwrap(), Tpm::new(), Fake::default());
+    let count = 3 * (FULL / ARGS) as u32;
+    for argc in 0..count {
+        let mut event = record(Kind::Exec, 1).unwrap();
+        // All of it is in a table of the batch, and an event of its own has a few bytes.
+        event.what = What::Exec(Shared::new(Command {
+            args: vec![vec![b'a'; ARGS]],
+            argc,
+            truncated: false,
+        }));
+        feed.put(Ok(event));
+    }
+    let (mut ledger, _) = open(dir.path(), &tpm);
+    drain(&mut ledger, &mut feed, (0, count.into()), 1).unwrap();
+    let payloads: Vec<_> = list(dir.path())
+        .iter()
+        .filter_map(|entry| entry.fields().unwrap().payload.map(<[u8]>::to_vec))
+        .collect();
+    let batches = payloads.iter().filter_map(|payload| decode_batch(payload));
+    let events: Vec<_> = batches.map(|batch| batch.events.len()).collect();
+    assert_eq!(
+        events.iter().sum::<usize>(),
+        1 + count as usize,
+        "{events:?}"
+    );
+    let longest = payloads.iter().map(Vec::len).max().unwrap();
+    assert!((FULL..=LONGEST).contains(&longest), "{longest}");
+    assert!(events.len() > 3, "{events:?}");
     assert!(replays(dir.path(), &tpm));
 }
 

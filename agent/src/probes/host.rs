@@ -5,7 +5,7 @@ use std::{fs, io, os::unix::fs::MetadataExt as _, path::Path};
 
 use cima_abi::{NS_COUNT, Ns};
 use cima_policies::Host;
-use procfs::process::Process;
+use procfs::process::{MountInfo, Process};
 
 /// The host, by its first process.
 ///
@@ -69,16 +69,33 @@ pub(super) fn device_of(pid: &str, path: &Path) -> io::Result<u32> {
                 "the mount of {file} is not in /proc/{pid}/mountinfo"
             ))
         })?;
-    let numbers: Vec<u32> = mount
-        .majmin
-        .split(':')
-        .filter_map(|number| number.parse().ok())
-        .collect();
-    match numbers[..] {
-        [major, minor] => Ok(major << 20 | minor),
-        _ => Err(io::Error::other(format!(
-            "device {} in /proc/{pid}/mountinfo",
-            mount.majmin
-        ))),
+    device_of_mount(mount).ok_or_else(|| {
+        let device = &mount.majmin;
+        io::Error::other(format!("device {device} in /proc/{pid}/mountinfo"))
+    })
+}
+
+/// The device of what is mounted, in the kernel's encoding (`MKDEV`); `None`: the line names none.
+pub fn device_of_mount(mount: &MountInfo) -> Option<u32> {
+    let (major, minor) = mount.majmin.split_once(':')?;
+    let (major, minor): (u32, u32) = (major.parse().ok()?, minor.parse().ok()?);
+    (major < 1 << 12 && minor < 1 << 20).then_some(major << 20 | minor)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_is_major_and_minor_and_nothing_else() {
+        let of = |device: &str| {
+            let line = format!("24 29 {device} / /proc rw,nosuid - proc proc rw");
+            device_of_mount(&MountInfo::from_line(&line).unwrap())
+        };
+        assert_eq!(of("8:1"), Some(8 << 20 | 1));
+        assert_eq!(of("4095:1048575"), Some(u32::MAX));
+        for odd in ["8", "8:", ":1", "8:1:2", "4096:0", "0:1048576", "-1:0"] {
+            assert_eq!(of(odd), None, "{odd}");
+        }
     }
 }

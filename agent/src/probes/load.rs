@@ -6,6 +6,7 @@
 use std::{
     collections::BTreeMap,
     io,
+    mem::offset_of,
     os::fd::AsRawFd,
     path::{Path, PathBuf},
     time::{Duration, Instant},
@@ -23,6 +24,7 @@ use aya::{
 };
 use cima_abi::{
     ABI_VERSION, LOSS_COUNT, Loss, MountNs, STAT_COUNT, Scope, Stat, map, offsets::SECRETS,
+    provenance,
 };
 use sha2::{Digest as _, Sha256};
 use tokio::io::unix::AsyncFd;
@@ -30,7 +32,7 @@ use tokio::io::unix::AsyncFd;
 use super::{
     Event, EventError, Offsets, Queue,
     btf::BtfError,
-    lister,
+    lister::{self, Lister},
     pins::{self, Set},
 };
 
@@ -222,7 +224,7 @@ pub struct Settings<'a> {
     /// The probe object.
     pub object: &'a [u8],
     /// The object with the programs that have the kernel list what is measured, if it is to.
-    pub lister: Option<&'a [u8]>,
+    pub lister: Option<&'a Lister>,
     /// Values for its globals.
     pub offsets: &'a Offsets,
     /// Bytes of the ring buffer, a power of two.
@@ -247,7 +249,7 @@ impl Settings<'_> {
         hash.update(self.object);
         if let Some(lister) = self.lister {
             hash.update((self.object.len() as u64).to_le_bytes());
-            hash.update(lister);
+            hash.update(lister.bytes());
         }
         hex::encode(&hash.finalize()[..8])
     }
@@ -356,13 +358,6 @@ impl Probes {
     }
 
     fn open(set: Set, kernel_lists: bool) -> Result<(Self, Queue), LoadError> {
-        for (program, _) in PROGRAMS {
-            let path = set.link(program);
-            PinnedLink::from_pin(&path).map_err(|source| LoadError::Link {
-                path,
-                source: Box::new(source),
-            })?;
-        }
         let self_test = RingBuf::try_from(Map::RingBuf(pinned(&set, map::SELF_TEST)?))
             .map_err(bad_map(map::SELF_TEST))?;
         let losses = losses_of(&set)?;
@@ -468,16 +463,29 @@ impl Probes {
 
 /// Copies what is known of mount namespaces, but for those that the new set has seen made.
 fn inherit(from: &Set, to: &Set) -> Result<(), LoadError> {
-    // Probes of another version may have no such map, or another kind.
-    let Ok(old) = pinned(from, map::NAMESPACES)
-        .map_err(drop)
-        .and_then(|old| HashMap::<_, u32, MountNs>::try_from(Map::HashMap(old)).map_err(drop))
-    else {
+    let path = from.map(map::NAMESPACES);
+    // Probes of long ago registered nobody.
+    if !path.exists() {
         return Ok(());
+    }
+    let known = match known_to(from) {
+        Ok(known) => known,
+        Err(
+            error @ (MapError::InvalidMapType { .. }
+            | MapError::InvalidKeySize { .. }
+            | MapError::InvalidValueSize { .. }),
+        ) => {
+            tracing::error!(
+                "what the probes before knew of mount namespaces is not taken over from {}: {error}; this version has values of {} bytes; whatever container runs now is not registered any more",
+                path.display(),
+                size_of::<MountNs>(),
+            );
+            return Ok(());
+        }
+        Err(error) => return Err(bad_map(map::NAMESPACES)(error)),
     };
     let mut new = namespaces_map(to)?;
-    for entry in old.iter() {
-        let (inode, known) = entry.map_err(bad_map(map::NAMESPACES))?;
+    for (inode, known) in known {
         match new.insert(inode, known, BPF_NOEXIST) {
             Err(MapError::SyscallError(error))
                 if error.io_error.kind() == io::ErrorKind::AlreadyExists => {}
@@ -485,6 +493,49 @@ fn inherit(from: &Set, to: &Set) -> Result<(), LoadError> {
         }
     }
     Ok(())
+}
+
+/// What a set of whatever version knows of mount namespaces.
+fn known_to(set: &Set) -> Result<Vec<(u32, MountNs)>, MapError> {
+    let open = || MapData::from_pin(set.map(map::NAMESPACES));
+    if open()?.info()?.value_size() as usize == size_of::<OldMountNs>() {
+        let old = HashMap::<_, u32, OldMountNs>::try_from(Map::HashMap(open()?))?;
+        let known = old.iter().map(|entry| {
+            let (inode, old) = entry?;
+            Ok((inode, grown(old)))
+        });
+        return known.collect();
+    }
+    let known = HashMap::<_, u32, MountNs>::try_from(Map::HashMap(open()?))?;
+    known.iter().collect()
+}
+
+/// [`MountNs`] as it was before it had images: the words up to there.
+type OldMountNs = [u64; offset_of!(MountNs, image) / 8];
+
+/// The same, of no image that is known: the kernel lists nothing of such a container by itself, the agent does.
+fn grown(old: OldMountNs) -> MountNs {
+    let [generation, container, init_start_ns, root_inode, root, bits] = old;
+    // Two fields each, in memory's order.
+    let halves = |word: u64| {
+        let [a, b, c, d, rest @ ..] = word.to_ne_bytes();
+        (u32::from_ne_bytes([a, b, c, d]), u32::from_ne_bytes(rest))
+    };
+    let (root_device, init_tgid) = halves(root);
+    let (gathered, state) = halves(bits);
+    MountNs {
+        generation,
+        container,
+        init_start_ns,
+        root_inode,
+        root_device,
+        init_tgid,
+        gathered,
+        state,
+        image: [0; 4],
+        provenance: provenance::UNREGISTERED,
+        reserved: 0,
+    }
 }
 
 fn namespaces_map(set: &Set) -> Result<HashMap<MapData, u32, MountNs>, LoadError> {
@@ -512,7 +563,7 @@ fn pin_all(settings: &Settings<'_>) -> Result<(), LoadError> {
         map.pin(&path).map_err(unpinned(&path))?;
     }
     if let Some(lister) = settings.lister {
-        lister::attach(lister, &dir)?;
+        lister.attach(&dir)?;
     }
     let btf = Btf::from_sys_fs().map_err(|e| LoadError::KernelTypes(Box::new(e)))?;
     for (program, hook) in PROGRAMS {
@@ -588,13 +639,27 @@ fn losses_of(set: &Set) -> Result<PerCpuArray<MapData, u64>, LoadError> {
     PerCpuArray::try_from(Map::PerCpuArray(pinned(set, map::LOSSES)?)).map_err(bad_map(map::LOSSES))
 }
 
-/// Whether every program of the set has its link: one that is being retired has none.
+/// The names of a set's programs; also of those that have the kernel list what is measured, if they are `listed`.
+fn programs(listed: bool) -> impl Iterator<Item = &'static str> {
+    let listers = lister::PROGRAMS.into_iter().filter(move |_| listed);
+    PROGRAMS.iter().map(|(program, _)| *program).chain(listers)
+}
+
+/// Whether every program of the set is attached: one that is being retired has no links, and root may remove any. Then what
+/// is left of it is no set to go on with.
 fn is_attached(set: &Set, listed: bool) -> bool {
-    let probes = PROGRAMS.iter().map(|(program, _)| *program);
-    let listers = lister::PROGRAMS.into_iter().filter(|_| listed);
-    probes
-        .chain(listers)
-        .all(|program| set.link(program).exists())
+    programs(listed).all(|program| link(set, program).is_ok_and(|link| link.info().is_ok()))
+}
+
+fn link(set: &Set, program: &str) -> Result<FdLink, LoadError> {
+    let path = set.link(program);
+    match PinnedLink::from_pin(&path) {
+        Ok(link) => Ok(link.into()),
+        Err(source) => Err(LoadError::Link {
+            path,
+            source: Box::new(source),
+        }),
+    }
 }
 
 fn queue_of(set: &Set) -> Result<Queue, LoadError> {
@@ -609,16 +674,9 @@ fn queue_of(set: &Set) -> Result<Queue, LoadError> {
 pub fn retire(set: &Set) -> Result<Retired, LoadError> {
     let (queue, counters) = (queue_of(set)?, losses_of(set)?);
     let mut links = Vec::new();
-    for (program, _) in PROGRAMS {
-        let path = set.link(program);
-        if path.exists() {
-            let link = PinnedLink::from_pin(&path).map_err(|source| LoadError::Link {
-                path,
-                source: Box::new(source),
-            })?;
-            let info = FdLink::from(link).info();
-            links.extend(info.ok().map(|info| info.id()));
-        }
+    for program in programs(true).filter(|program| set.link(program).exists()) {
+        let info = link(set, program)?.info();
+        links.extend(info.ok().map(|info| info.id()));
     }
     // Every program uses it: the kernel lets go of it when the last run of the last has ended.
     let used = pinned(set, map::SCOPE).and_then(|map| map.info().map_err(bad_map(map::SCOPE)));
@@ -725,4 +783,30 @@ fn watch<T: AsRawFd>(ring: T) -> Result<AsyncFd<T>, LoadError> {
     // it stays open, and `as_raw_fd` names the same one, until the value is dropped.
     let registered = unsafe { AsyncFd::register(ring) };
     registered.map_err(|error| LoadError::Watch(error.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_probes_without_images_knew_is_the_same_with_an_image_that_is_not_known() {
+        let pair = |first: u32, second: u32| {
+            let bytes = [first.to_ne_bytes(), second.to_ne_bytes()].concat();
+            u64::from_ne_bytes(bytes.try_into().unwrap())
+        };
+        let known = MountNs {
+            generation: 1,
+            container: 2,
+            init_start_ns: 3,
+            root_inode: 4,
+            root_device: 5,
+            init_tgid: 6,
+            gathered: 7,
+            state: 8,
+            ..MountNs::default()
+        };
+        assert_eq!(grown([1, 2, 3, 4, pair(5, 6), pair(7, 8)]), known);
+        assert_eq!(known.provenance, provenance::UNREGISTERED);
+    }
 }

@@ -20,7 +20,8 @@ pub use btf::{BtfError, Offsets, VMLINUX};
 pub use event::{
     Breach, ChangeKind, Command, Event, EventError, Hash, Home, How, Object, Process, Subject, What,
 };
-pub use host::host;
+pub use host::{device_of_mount, host};
+pub use lister::{Lister, ListerError};
 pub use load::{
     Attached, LoadError, Losses, Namespaces, Probes, Retired, Settings, Stats, retire, unload,
 };

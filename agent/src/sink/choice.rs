@@ -12,9 +12,10 @@ use super::{
     rules::{is_extended, kernel_ima_entries, pcr_rule},
 };
 use crate::{
-    config::{SinkConfig, SinkKind},
+    config::{Config, SinkKind},
     machine::Machine,
     measure::Anchorage,
+    probes::Lister,
 };
 
 /// In which `auto` tries them; what remains is none.
@@ -35,6 +36,8 @@ pub(crate) fn named(kind: SinkKind) -> Option<Anchorage> {
 pub struct Choice {
     /// It works.
     pub sink: Box<dyn Sink>,
+    /// What has the kernel list, with the sink `kernel`: the kernel takes it.
+    pub lister: Option<Lister>,
     /// In words, for the log.
     pub why: String,
 }
@@ -43,14 +46,15 @@ pub struct Choice {
 ///
 /// # Errors
 /// It does not work. Of `auto`: none does, though there is a TPM, or the one does not that the list was begun with.
-pub fn choose(config: &SinkConfig, kept: Option<Anchorage>) -> Result<Choice, SinkError> {
+pub fn choose(config: &Config, kept: Option<Anchorage>) -> Result<Choice, SinkError> {
     let chosen = |anchorage, why: &str| {
-        open(anchorage, config).map(|sink| Choice {
+        open(anchorage, config).map(|(sink, lister)| Choice {
             sink,
+            lister,
             why: why.to_owned(),
         })
     };
-    match (named(config.kind), kept) {
+    match (named(config.sink.kind), kept) {
         (Some(anchorage), _) => chosen(anchorage, "it is what the configuration says"),
         // Nothing vouches for it so far: whatever works is better, and a break is what it is.
         (None, Some(kept)) if kept != Anchorage::None => {
@@ -65,13 +69,14 @@ pub fn choose(config: &SinkConfig, kept: Option<Anchorage>) -> Result<Choice, Si
 }
 
 /// The first that works.
-fn first(config: &SinkConfig) -> Result<Choice, SinkError> {
+fn first(config: &Config) -> Result<Choice, SinkError> {
     let mut others = Vec::new();
     for anchorage in ORDER {
         match open(anchorage, config) {
-            Ok(sink) => {
+            Ok((sink, lister)) => {
                 return Ok(Choice {
                     sink,
+                    lister,
                     why: why(&others),
                 });
             }
@@ -82,6 +87,7 @@ fn first(config: &SinkConfig) -> Result<Choice, SinkError> {
     }
     Ok(Choice {
         sink: Box::new(NoSink),
+        lister: None,
         why: why(&others),
     })
 }
@@ -97,26 +103,34 @@ fn is_absent(error: &SinkError) -> bool {
     matches!(error, SinkError::Device { source, .. } if source.kind() == io::ErrorKind::NotFound)
 }
 
-fn open(anchorage: Anchorage, config: &SinkConfig) -> Result<Box<dyn Sink>, SinkError> {
-    Ok(match anchorage {
+fn open(
+    anchorage: Anchorage,
+    config: &Config,
+) -> Result<(Box<dyn Sink>, Option<Lister>), SinkError> {
+    let sink: Box<dyn Sink> = match anchorage {
         Anchorage::Kernel => {
             let device = Device::open()?;
             is_extended(&Machine::here())?;
-            Box::new(HostSink::open(device, Path::new(HOST_LIST))?)
+            // Before the kernel's list says that this is the sink: `auto` may come to another.
+            let lister = Lister::try_it(&config.probes.lister)?;
+            let sink = HostSink::open(device, Path::new(HOST_LIST))?;
+            return Ok((Box::new(sink), Some(lister)));
         }
         Anchorage::ImaFile => {
             is_extended(&Machine::here())?;
-            let files = Files::new(config.ima_owner)?;
+            let files = Files::new(config.sink.ima_owner)?;
             Box::new(HostSink::open(files, Path::new(HOST_LIST))?)
         }
         Anchorage::Pcr => {
-            let warning = pcr_rule(config.pcr, kernel_ima_entries(&Machine::here()))?;
+            let sink = &config.sink;
+            let warning = pcr_rule(sink.pcr, kernel_ima_entries(&Machine::here()))?;
             // Of a PCR that is asked for by name it was said before.
-            if let Some(warning) = warning.filter(|_| config.kind == SinkKind::Auto) {
-                tracing::warn!("PCR {} {warning}", config.pcr);
+            if let Some(warning) = warning.filter(|_| sink.kind == SinkKind::Auto) {
+                tracing::warn!("PCR {} {warning}", sink.pcr);
             }
-            Box::new(PcrSink::open(&config.tpm, config.pcr)?)
+            Box::new(PcrSink::open(&sink.tpm, sink.pcr)?)
         }
         Anchorage::None => Box::new(NoSink),
-    })
+    };
+    Ok((sink, None))
 }

@@ -28,7 +28,10 @@ pub use rules::{
 
 use ima_log::{Digest, Entry, HashAlgorithm};
 
-use crate::measure::{Anchorage, PolicyEvent};
+use crate::{
+    measure::{Anchorage, PolicyEvent},
+    probes::ListerError,
+};
 
 /// Why an anchor is out of reach.
 #[derive(Debug, thiserror::Error)]
@@ -91,6 +94,9 @@ pub enum SinkError {
     /// No module.
     #[error("the kernel module cima is not loaded (there is no /dev/cima)")]
     NoModule,
+    /// The programs that hand it what is measured.
+    #[error("the kernel cannot list what is measured: {0}")]
+    Lister(#[from] ListerError),
     /// The module.
     #[error("the kernel module cima does not take an entry: {source}")]
     Module {

@@ -19,6 +19,7 @@ mod floods;
 mod handover;
 mod images;
 mod lifecycle;
+mod lister;
 mod measures;
 mod module;
 mod outrun;
@@ -57,6 +58,7 @@ pub(crate) const ALL: &[Scenario] = &[
     attest::KERNEL,
     attest::IMA_FILE,
     attest::PCR,
+    lister::SCENARIO,
     floods::SCENARIO,
     module::SCENARIO,
     images::SCENARIO,

@@ -19,6 +19,7 @@ const UNITS: [&str; 3] = [
     "/usr/lib/systemd/system/cimad.service",
     "/lib/systemd/system/cimad.service",
 ];
+const LISTER: &str = "lister";
 /// What `systemctl enable` makes.
 const ENABLED: &str = "/etc/systemd/system/multi-user.target.wants/cimad.service";
 /// There while systemd is the first process (`sd_booted(3)`).
@@ -90,30 +91,29 @@ fn probes(host: &Host<'_>) -> Finding {
     )
 }
 
-/// The object of the sink `kernel`: where the module is, cimad does not start without it.
+/// The object of the sink `kernel`: where the module is, `auto` takes another sink without it.
 fn lister(host: &Host<'_>) -> Option<Finding> {
     let is_needed = match host.config.sink.kind {
         SinkKind::Kernel => true,
         SinkKind::Auto => host.has_module(),
         SinkKind::ImaFile | SinkKind::Pcr | SinkKind::None => false,
     };
-    let path = &host.config.probes.lister;
-    is_needed.then(|| {
-        Finding::of(
-            "lister",
-            preflight::probes(&host.machine, path),
-            |()| format!("{} is there", path.display()),
-            |_| {
-                vec![
-                    "cargo xtask build module".to_owned(),
-                    format!(
-                        "install -D -m 644 target/cima/stage/lib/cima-list.o {}",
-                        word(&path.to_string_lossy())
-                    ),
-                ]
-            },
-        )
+    is_needed.then(|| match &host.lister {
+        Ok(()) => {
+            let path = host.config.probes.lister.display();
+            Finding::good(LISTER, format!("{path} is there"))
+        }
+        Err(error) => Finding::failed(LISTER, error).mended_by(install_lister(host)),
     })
+}
+
+/// Builds the object and puts it where the configuration says.
+pub(super) fn install_lister(host: &Host<'_>) -> Vec<String> {
+    let path = word(&host.config.probes.lister.to_string_lossy());
+    vec![
+        "cargo xtask build module".to_owned(),
+        format!("install -D -m 644 target/cima/stage/lib/cima-list.o {path}"),
+    ]
 }
 
 fn has_unit(host: &Host<'_>) -> bool {

@@ -6,7 +6,7 @@ use std::io;
 use serde_json::json;
 
 use super::{
-    Host, ima, module,
+    Host, agent, ima, module,
     page::{Finding, State},
 };
 use crate::{
@@ -74,8 +74,8 @@ pub(super) fn was_tried(host: &Host<'_>, sink: Anchorage) -> bool {
     };
     let kept = host.kept.as_ref().ok().copied().flatten();
     let only = named(host.config.sink.kind).or(kept.filter(|kept| *kept != Anchorage::None));
-    let could =
-        is_extended(&host.machine).is_ok() && (sink != Anchorage::Kernel || host.has_module());
+    let has_kernel = || host.has_module() && host.lister.is_ok();
+    let could = is_extended(&host.machine).is_ok() && (sink != Anchorage::Kernel || has_kernel());
     could && only.map_or(came_to, |only| only == sink)
 }
 
@@ -101,10 +101,15 @@ fn chosen(host: &Host<'_>, tried: &Result<(Anchorage, String), SinkError>) -> Fi
 fn mend(host: &Host<'_>, error: &SinkError) -> Vec<String> {
     match error {
         SinkError::NoModule => module::commands(host),
+        SinkError::Lister(_) => agent::install_lister(host),
         SinkError::Unlisted { .. } if host.config.sink.kind == SinkKind::Kernel => {
             ima::commands(host, Anchorage::Kernel)
         }
         SinkError::Unlisted { .. } => ima::commands(host, Anchorage::ImaFile),
+        // Of what the list was begun with only this can be mended without a reboot.
+        SinkError::Kept { source, .. } if matches!(**source, SinkError::Lister(_)) => {
+            agent::install_lister(host)
+        }
         SinkError::Kept { .. } => vec!["reboot     # another sink may be chosen then".into()],
         _ => Vec::new(),
     }
@@ -206,6 +211,9 @@ fn works(host: &Host<'_>, sink: Anchorage) -> Works {
         Anchorage::Kernel | Anchorage::ImaFile => {
             if let Err(error) = is_extended(&host.machine) {
                 Works::No(error.to_string())
+            } else if let (Anchorage::Kernel, Err(error)) = (sink, &host.lister) {
+                // In the words of `SinkError::Lister`.
+                Works::No(format!("the kernel cannot list what is measured: {error}"))
             } else if host.has_listed(sink) {
                 Works::Yes
             } else {

@@ -23,9 +23,10 @@ use crate::{
         hook::{Engine, Fires, HookError},
         verdict::Paint,
     },
-    config::{DEFAULT_PATH, SinkConfig},
+    config::{Config, DEFAULT_PATH},
     machine::Machine,
     measure::{Anchorage, PolicyEvent, file_name},
+    probes::ListerError,
     sink::{HOST_LIST, HOST_PCR, SinkError},
 };
 
@@ -223,7 +224,16 @@ impl Ask for Answers {
         (self.cimad)()
     }
 
-    fn choose(&self, _: &SinkConfig, kept: Option<Anchorage>) -> Chosen {
+    /// As if it were whole.
+    fn lister(&self, path: &Path) -> Result<(), ListerError> {
+        let source = |source| ListerError::Unreadable {
+            path: path.to_owned(),
+            source,
+        };
+        fs::read(path).map(drop).map_err(source)
+    }
+
+    fn choose(&self, _: &Config, kept: Option<Anchorage>) -> Chosen {
         (self.chosen)(kept)
     }
 
@@ -694,6 +704,14 @@ fn auto_is_foretold_in_the_order_in_which_sinks_are_tried() {
         "{text}"
     );
     assert_eq!(candidates, r#"["kernel","ima-file","pcr"]"#);
+    let lister = node.path("/usr/lib/cima/cima-list.o");
+    fs::remove_file(&lister).unwrap();
+    let (state, text, candidates) = said(&node);
+    assert_eq!(state, State::Unknown);
+    let words = "not kernel: the kernel cannot list what is measured: cannot read";
+    assert!(text.contains(words), "{text}");
+    assert_eq!(candidates, r#"["ima-file","pcr"]"#);
+    fs::write(lister, "").unwrap();
     node.remove("/dev/cima");
     node.lists(&[Anchorage::ImaFile]);
     let (state, text, _) = said(&node);
@@ -756,6 +774,22 @@ fn what_was_tried_is_said_with_its_reason_and_its_cure() {
         assert_eq!(found(&page, part).0, State::Lacks, "{}", node.text(&page));
     }
     assert!(node.text(&page).contains(RULE));
+    let answers = Answers {
+        chosen: |_| {
+            let source = io::ErrorKind::NotFound.into();
+            let path = "/usr/lib/cima/cima-list.o".into();
+            Err(SinkError::Kept {
+                kept: "kernel",
+                source: Box::new(ListerError::Unreadable { path, source }.into()),
+            })
+        },
+        ..Answers::default()
+    };
+    node.configure("kind = \"auto\"");
+    let page = node.page_of(&answers, true);
+    let sink = page.findings.iter().find(|one| one.part == "sink").unwrap();
+    assert!(sink.text.contains("cannot read /usr/lib/cima/cima-list.o"));
+    assert!(sink.mend[1].contains("cima-list.o"), "{:?}", sink.mend);
 }
 
 #[test]

@@ -216,11 +216,6 @@ fn violations(kfunc: &Kfunc) {
             "writer:unregistered:/memfd:m%20(deleted)".to_owned(),
             format!("v1;writer;open;sha256:{digest}"),
         ),
-        (
-            &["anonymous", "rx"],
-            "anonymous:unregistered:".to_owned(),
-            "v1;anonymous;memory".to_owned(),
-        ),
     ];
     for (acts, name, payload) in cases {
         let name = format!("cima-violation:{name}");
@@ -465,6 +460,11 @@ fn nonsense(kfunc: &Kfunc) {
     );
     assert_eq!(host_list::entries().len(), listed);
     assert_eq!(counter("refused"), refused + 7);
+    let told = said_of(kfunc, &plain, &["anonymous", "rx"]);
+    assert_eq!(told.returned, EINVAL, "memory without a file");
+    assert_eq!(told.measurement, plain, "nothing was written to it");
+    let anonymous = |entry: &host_list::Entry| entry.name.contains("anonymous");
+    assert!(!host_list::entries().iter().any(anonymous));
 }
 
 fn refused_at_load() {
