@@ -73,9 +73,8 @@ def policy(guest: Path, tmp_path: Path) -> str:
             }
         )
     )
-    form = "ima-file" if sink(guest) == "ima-file" else "kernel"
     made = str(tmp_path / "policy.json")
-    arguments = ["--base", str(host), "--agent-list", str(trusted), "--sink", form, "-o", made]
+    arguments = ["--base", str(host), "--agent-list", str(trusted), "--sink", sink(guest), "-o", made]
     assert main(["policy", "make", *images(guest, "debian"), *arguments]) == 0
     return made
 

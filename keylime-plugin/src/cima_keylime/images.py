@@ -20,9 +20,12 @@ from cima_keylime.reference import Reference
 from cima_keylime.runtime_policy import Policy
 from cima_keylime.unusable import UnusableError, opened, shown
 
-#: Where entries are in the host's list, and which part of a policy Keylime looks them up in.
-TABLE_OF_SINK = {"kernel": "ima-buf", "ima-file": "digests"}
+#: Which part of a policy Keylime looks a sink's entries up in. The sink `pcr` keeps a list of its own, in PCR 10 of hosts whose
+#: kernel leaves that alone, with the same entries as the sink `kernel`.
+TABLE_OF_SINK = {"kernel": "ima-buf", "ima-file": "digests", "pcr": "ima-buf"}
 SINKS = tuple(TABLE_OF_SINK)
+#: A sink for each form that entries have.
+FORMS = ("kernel", "ima-file")
 #: Context events are bound to the PCR by the list, and nothing that a policy could know. Both sinks name them so.
 CONTEXT = r"cima-ctx:[0-9]+$"
 AGENT_PARTS = ("binary", "probes", "lister", "config", "policy", "admission")
@@ -102,7 +105,7 @@ def withdraw(policy: Policy, image: str) -> int:
     removed = 0
     # A file's name that is cut still has all of the image's digest.
     ours = (names.image_name(image), f"cima-exec:{image}:")
-    for key in TABLE_OF_SINK.values():
+    for key in ("ima-buf", "digests"):
         found = [name for name in policy[key] if name.startswith(ours)]
         for name in found:
             del policy[key][name]
@@ -115,8 +118,8 @@ def allowed(policy: Policy) -> dict[str, Allowed]:
     """The images in a policy, by digest: those whose admission or executables are allowed."""
     found: dict[str, Allowed] = {}
     counts: dict[tuple[str, str], int] = {}
-    for sink, key in TABLE_OF_SINK.items():
-        for name in policy[key]:
+    for sink in FORMS:
+        for name in policy[TABLE_OF_SINK[sink]]:
             if not name.startswith(("cima-image:sha256:", "cima-exec:sha256:")):
                 continue
             family, _, rest = name.partition(":")
@@ -137,11 +140,9 @@ def allowed(policy: Policy) -> dict[str, Allowed]:
 
 def sinks_of(policy: Policy) -> tuple[str, ...]:
     """With which sinks the images of a policy are allowed."""
-    return tuple(
-        sink
-        for sink, key in TABLE_OF_SINK.items()
-        if f"cima-sink:{sink}" in policy[key] or any(name.startswith("cima-image:") for name in policy[key])
-    )
+    said = tuple(sink for sink, key in TABLE_OF_SINK.items() if f"cima-sink:{sink}" in policy[key])
+    has_images = (sink for sink in FORMS if any(name.startswith("cima-image:") for name in policy[TABLE_OF_SINK[sink]]))
+    return said or tuple(has_images)
 
 
 def find(policy: Policy, wanted: str, source: str) -> str:

@@ -40,7 +40,7 @@ def _sink(parser: argparse.ArgumentParser, default: str | None, text: str) -> No
 
 
 def _sinks(given: str) -> tuple[str, ...]:
-    return images.SINKS if given == "both" else (given,)
+    return images.FORMS if given == "both" else (given,)
 
 
 def _write_policy(policy: Policy, given: argparse.Namespace, source: str) -> int:
@@ -74,7 +74,11 @@ def _add_make(to: Any) -> None:
         action="store_true",
         help="leave out of the host's policy what is cima's, as one made of a node's list has it",
     )
-    _sink(parser, "both", "where cima has its entries: as ima-buf, by the module, or as files [default: both]")
+    _sink(
+        parser,
+        "both",
+        "where cima has its entries: in the kernel's list as ima-buf, by the module, or as files, or in a list of its own [default: both of the kernel's]",
+    )
     parser.add_argument(
         "--agent",
         action="append",
@@ -188,7 +192,7 @@ def _add_add(to: Any) -> None:
 
 def _add(given: argparse.Namespace) -> int:
     policy = read_policy(given.policy)
-    sinks = _sinks(given.sink) if given.sink else images.sinks_of(policy) or images.SINKS
+    sinks = _sinks(given.sink) if given.sink else images.sinks_of(policy) or images.FORMS
     images.allow_agent(policy, (), sinks)
     for path in given.references:
         images.allow(policy, reference.read(path), sinks)
