@@ -20,14 +20,7 @@ const LIBEXEC: &str = "/usr/libexec/cima";
 #[track_caller]
 pub(crate) fn site(unregistered: &str) -> Site {
     let site = Site::shipped();
-    fs::create_dir_all(LIBEXEC).expect("the root can be written");
-    for name in ["cima-hook", "cima-runtime"] {
-        fs::copy(
-            Path::new("/cima/bin").join(name),
-            Path::new(LIBEXEC).join(name),
-        )
-        .expect("a program can be installed");
-    }
+    install();
     process::run(&[CIMA, "hook", "install", "--engine", "podman"]).succeeded();
     let policy = fs::read_to_string(site.policy()).expect("the policy is there");
     let shipped = "unregistered = \"violation\"";
@@ -37,6 +30,19 @@ pub(crate) fn site(unregistered: &str) -> Site {
     );
     site.write_policy(&policy.replace(shipped, &format!("unregistered = \"{unregistered}\"")));
     site
+}
+
+/// Installs what engines call.
+#[track_caller]
+pub(crate) fn install() {
+    fs::create_dir_all(LIBEXEC).expect("the root can be written");
+    for name in ["cima-hook", "cima-runtime"] {
+        fs::copy(
+            Path::new("/cima/bin").join(name),
+            Path::new(LIBEXEC).join(name),
+        )
+        .expect("a program can be installed");
+    }
 }
 
 /// The image's digest, as a publisher makes it. Read once.

@@ -167,12 +167,13 @@ fn stage(step: &'static str, arguments: &[&str]) -> Result<(), Error> {
     Ok(())
 }
 
-/// What a node has beside the programs, as it is shipped.
+/// What a node has beside the programs, as it is shipped, and the guide that is followed in one.
 fn site_files() -> Result<(), Error> {
     for file in [
         "agent/etc/cimad.toml",
         "agent/etc/cimad.service",
         "policies/default/measurement.toml",
+        "docs/KEYLIME.md",
     ] {
         let from = workspace::root().join(file);
         let name = from.file_name().unwrap_or_default();

@@ -95,6 +95,10 @@ const SCENARIOS: &[Scenario] = &[
         without_tpm: true,
         ..scenario("attest-pcr", 8)
     },
+    Scenario {
+        only: Some(Series::V6_12),
+        ..scenario("attest-guide", 6)
+    },
     scenario("lister", 8),
     scenario("floods", 10),
     scenario("module", 6),

@@ -9,7 +9,7 @@ use std::{
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use clap::{Args, Subcommand};
-use ima_log::{Digest, Entry, NotShowable};
+use ima_log::{Digest, Entry, HashAlgorithm, NotShowable};
 use serde::Serialize;
 
 use super::{
@@ -273,6 +273,8 @@ struct KeyJson {
     /// Name of the key, hexadecimal.
     name: String,
     tpm_ak: String,
+    /// Of `tpm_ak` as it is in the TPM, hexadecimal: what an operator keeps.
+    ak_sha256: String,
     tpm_ek: String,
     ek_certificate: Option<String>,
 }
@@ -280,10 +282,12 @@ struct KeyJson {
 fn show_key(tpm: &TpmArgs, json: bool) -> Result<Outcome, EvidenceError> {
     let mut key = open(tpm)?;
     let endorsement = key.endorsement()?;
+    let public = key.public()?;
     let shown = KeyJson {
         handle: tpm.key.to_string(),
         name: hex::encode(key.name()),
-        tpm_ak: STANDARD.encode(key.public()?),
+        ak_sha256: hex::encode(HashAlgorithm::Sha256.digest(&public).bytes()),
+        tpm_ak: STANDARD.encode(public),
         tpm_ek: STANDARD.encode(&endorsement.public),
         ek_certificate: endorsement.certificate.map(|of| STANDARD.encode(of)),
     };
@@ -295,11 +299,12 @@ fn show_key(tpm: &TpmArgs, json: bool) -> Result<Outcome, EvidenceError> {
             handle,
             name,
             tpm_ak,
+            ak_sha256,
             tpm_ek,
             ek_certificate,
         } = shown;
         format!(
-            "handle          {handle}\nname            {name}\ntpm_ak          {tpm_ak}\ntpm_ek          {tpm_ek}\nek_certificate  {}\n",
+            "handle          {handle}\nname            {name}\ntpm_ak          {tpm_ak}\nak_sha256       {ak_sha256}\ntpm_ek          {tpm_ek}\nek_certificate  {}\n",
             ek_certificate.unwrap_or(none)
         )
     };

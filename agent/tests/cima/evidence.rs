@@ -126,6 +126,8 @@ fn the_key_is_made_once_and_is_the_same_again() {
     assert_eq!(key["tpm_ak"], first["tpm_ak"]);
     assert_eq!(key["tpm_ek"], first["tpm_ek"]);
     assert_eq!(key["handle"], "0x8101c1a0");
+    let fingerprint = BANK.digest(&bytes(&key["tpm_ak"]));
+    assert_eq!(key["ak_sha256"], hex::encode(fingerprint.bytes()));
     assert_eq!(key["ek_certificate"], Value::Null);
     // The TPM's own name for it, as `TPM2_MakeCredential` wants it.
     let own = tpm.run(&["tpm2_readpublic", "-c", "0x8101c1a0"]);

@@ -16,6 +16,7 @@ mod edges;
 mod engines;
 mod faults;
 mod floods;
+mod guide;
 mod handover;
 mod images;
 mod lifecycle;
@@ -58,6 +59,7 @@ pub(crate) const ALL: &[Scenario] = &[
     attest::KERNEL,
     attest::IMA_FILE,
     attest::PCR,
+    guide::SCENARIO,
     lister::SCENARIO,
     floods::SCENARIO,
     module::SCENARIO,
