@@ -118,6 +118,20 @@ def test_a_rollout_is_allowed_before_it_begins_and_the_old_image_withdrawn_after
     assert f"image {old} was started, but is not in the policy" in capsys.readouterr().out
 
 
+def test_an_upgrade_of_the_agent_is_allowed_before_it_begins(
+    verifier: Running, policy: str, guest: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    assert main(["policy", "add", policy, *images(guest, "next"), "-o", policy]) == 0
+    capsys.readouterr()
+    assert verdict(verifier, policy, guest, "upgraded") == 1
+    assert "the agent's config is another than in the policy" in capsys.readouterr().out
+    upgraded = tmp_path / "upgraded.list"
+    upgraded.write_text(evidence(guest, "upgraded")["ima_measurement_list"])
+    arguments = ["--base", policy, "--agent-list", str(upgraded), "--sink", sink(guest), "-o", policy]
+    assert main(["policy", "make", *arguments]) == 0
+    assert verdict(verifier, policy, guest, "upgraded") == 0, capsys.readouterr().out
+
+
 def test_what_is_in_no_reference_is_named(verifier: Running, policy: str, guest: Path, capsys: Captured) -> None:
     assert main(["policy", "add", policy, *images(guest, "next"), "-o", policy]) == 0
     said = []

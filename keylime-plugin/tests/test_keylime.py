@@ -17,7 +17,7 @@ from keylime.ima import ima
 from keylime.ima.file_signatures import ImaKeyrings
 
 from cima_keylime.cli import main
-from conftest import DATABASE, WEB, WEB_FILES, Write, good_node
+from conftest import DATABASE, WEB, WEB_FILES, Write, good_node, reference_of
 from encoder import MeasurementList, Node, sha
 
 FORMS = [("kernel", "ima-ng"), ("kernel", "ima-sig"), ("ima-file", "ima-ng"), ("ima-file", "ima-sig")]
@@ -183,6 +183,26 @@ def test_a_policy_for_one_sink_refuses_the_other(web: str, host: str, write: Wri
         main(["policy", "make", web, "--base", host, "--agent-list", trusted, "--sink", sink, "-o", made])
         assert judge_node(made, good_node(sink)) == []
         assert NOT_ALLOWED in judge_node(made, good_node(other))
+
+
+@pytest.mark.parametrize("sink", ["kernel", "ima-file"])
+def test_ten_thousand_entries_are_no_false_alarm_and_hide_nothing(
+    policy: str, write: Write, tmp_path: Path, sink: str
+) -> None:
+    files = {f"/usr/lib/module{number}.so".encode(): b"%d" % number for number in range(9000)}
+    large = write("large.json", reference_of(DATABASE, "localhost/large:1", files))
+    made = str(tmp_path / "large.policy.json")
+    assert main(["policy", "add", policy, large, "-o", made]) == 0
+    node = good_node(sink)
+    node.admit(DATABASE)
+    for number, (path, content) in enumerate(files.items()):
+        node.execute(DATABASE, path, content)
+        if number % 9 == 0:
+            node.say(f"cima-ctx:{number // 9 + 2}", b"v1;\x0a\x02ho")
+    assert node.list.text.count("\n") >= 10000
+    assert judge_node(made, node) == []
+    node.execute(DATABASE, b"/usr/lib/module9000.so", b"9000")
+    assert judge_node(made, node) == [NOT_ALLOWED]
 
 
 def test_a_rollout_allows_the_old_and_the_new_and_then_only_the_new(policy: str, database: str) -> None:

@@ -134,6 +134,15 @@ fn play(claims: &mut Claims, sink: &str) {
         node.evidence("rollout");
         agent.stop();
     });
+    claims.claim("the agent goes on with another configuration", || {
+        let text = fs::read_to_string(site.config()).expect("it is there");
+        fs::write(site.config(), format!("{text}# The next release.\n"))
+            .expect("it can be written");
+        let agent = site.start();
+        settled(&site);
+        node.evidence("upgraded");
+        agent.stop();
+    });
     claims.claim("what is in no reference is in the evidence", || {
         let agent = site.start();
         let script = "cp /usr/bin/factor /usr/bin/evil; echo >> /usr/bin/evil; /usr/bin/evil 15; echo >> /usr/bin/factor; /usr/bin/factor 15";
