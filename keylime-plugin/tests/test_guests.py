@@ -15,6 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from keylime.agentstates import AgentAttestState
+from keylime.common.algorithms import Hash
+from keylime.ima import ima
+from keylime.ima.file_signatures import ImaKeyrings
 
 from cima_keylime.cli import main
 from verifier_process import Running
@@ -103,6 +107,30 @@ def test_entries_that_come_during_quotes_are_no_false_alarm(
         assert verdict(verifier, policy, guest, name) == 0, f"{name}: {capsys.readouterr().out}"
 
 
+def test_an_enrolled_agent_that_sends_what_is_new_is_accepted_each_time(policy: str, guest: Path) -> None:
+    # As the verifier keeps an agent's state from one quote to the next, in its mode `pull`.
+    state = AgentAttestState("d432fbb3-d2f1-4a97-9ef7-75bd81c00000")
+    asked = len(list(guest.glob("churn-*.evidence.json")))
+    increments = 0
+    for number in range(asked):
+        said = evidence(guest, f"churn-{number}")
+        new = said["ima_measurement_list"].splitlines()[state.get_next_ima_ml_entry() :]
+        increments += bool(new)
+        # The value of the one PCR, where `tpm2_quote -F serialized` has it.
+        pcr = b64decode(said["quote"].split(":")[2])[142:174].hex()
+        _, failure = ima.process_measurement_list(
+            state,
+            [line + "\n" for line in new],
+            json.loads(Path(policy).read_text()),
+            pcrval=pcr,
+            ima_keyrings=ImaKeyrings(),
+            boot_aggregates=None,
+            hash_alg=Hash.SHA256,
+        )
+        assert [event.event_id for event in failure.events] == [], number
+    assert increments >= 5
+
+
 def test_a_rollout_is_allowed_before_it_begins_and_the_old_image_withdrawn_after(
     verifier: Running, policy: str, guest: Path, capsys: Captured
 ) -> None:
@@ -141,9 +169,11 @@ def test_what_is_in_no_reference_is_named(verifier: Running, policy: str, guest:
         said.append(capsys.readouterr().out)
     changed, unknown, violation = said
     assert f"image {DEBIAN} (sha256:" in changed
-    assert "executed /usr/bin/evil (sha256:" in changed
+    # As a file an entry has no content but its digest.
+    content = "" if sink(guest) == "ima-file" else " (sha256:"
+    assert f"executed /usr/bin/evil{content}" in changed
     assert "which is not in its reference" in changed
-    assert "executed /usr/bin/factor (sha256:" in changed
+    assert f"executed /usr/bin/factor{content}" in changed
     assert "with another content than its reference has" in changed
     tiny = json.loads(Path(images(guest, "tiny")[0]).read_text())["image"]
     assert tiny not in changed
