@@ -36,14 +36,15 @@ fn play(claims: &mut Claims, _arguments: &[String]) {
     let guide = fs::read_to_string(GUIDE).expect("it is staged");
     let commands = commands(&guide);
     let mut agent = None;
-    for command in &commands {
+    for (command, code) in &commands {
         claims.claim(command, || {
             if command == START {
                 agent = Some(site.start());
-            } else {
-                let said = run(command).succeeded();
-                said.lines().for_each(|line| println!("     {line}"));
+                return;
             }
+            let ran = run(command);
+            assert_eq!(ran.code(), Some(*code), "{}{}", ran.stdout, ran.stderr);
+            ran.stdout.lines().for_each(|line| println!("     {line}"));
         });
     }
     claims.claim("it had commands, and the agent ran to its end", || {
@@ -52,15 +53,19 @@ fn play(claims: &mut Claims, _arguments: &[String]) {
     });
 }
 
-/// A line each, of the blocks for publishers and nodes.
-fn commands(guide: &str) -> Vec<String> {
+/// A line each, of the blocks for publishers and nodes, and what it ends with.
+fn commands(guide: &str) -> Vec<(String, i32)> {
     let mut commands = Vec::new();
-    let mut ours = false;
+    let mut code = None;
     for line in guide.lines() {
         if let Some(kind) = line.strip_prefix("```") {
-            ours = ["sh node", "sh publisher"].contains(&kind);
-        } else if ours {
-            commands.push(line.to_owned());
+            code = match kind {
+                "sh node" | "sh publisher" => Some(0),
+                "sh node, refused" => Some(1),
+                _ => None,
+            };
+        } else if let Some(code) = code {
+            commands.push((line.to_owned(), code));
         }
     }
     commands
@@ -78,7 +83,8 @@ mod tests {
     #[test]
     fn the_guide_has_commands_and_starts_the_agent() {
         let commands = commands(include_str!("../../../docs/KEYLIME.md"));
-        assert!(commands.iter().any(|command| command == START));
-        assert!(!commands.iter().any(|command| command.contains("keylime")));
+        assert!(commands.iter().any(|(command, _)| command == START));
+        let is_operators = |(command, _): &(String, i32)| command.contains("keylime");
+        assert!(!commands.iter().any(is_operators));
     }
 }
