@@ -100,7 +100,7 @@ fn in_a_host(entries: &[Entry]) {
                 ledger.push(entry);
             }
         }
-        for seq in 1..=2 {
+        for seq in 1..=3 {
             let last = proto::Batch {
                 seq,
                 ..Default::default()
@@ -115,7 +115,7 @@ fn in_a_host(entries: &[Entry]) {
         let whole = host(&ledger);
         let judgement = of_host(&whole, Some(&ledger));
         assert!(judgement.is_good(), "{:?}", judgement.faults);
-        // Two batches are behind everything. What a sink is tried with, only one that is taken says.
+        // Three batches are behind everything. What a sink is tried with, only one that is taken says.
         for at in 0..ledger.len() {
             let mut lacking = ledger.clone();
             lacking.remove(at);

@@ -13,14 +13,15 @@ use ima_log::{Digest, Entry, HashAlgorithm, NotShowable};
 use serde::Serialize;
 
 use super::{
-    source::{Source, SourceError},
+    source::{Entries, Source, SourceError, running_boot},
     unless_broken_pipe,
 };
 use crate::{
     attest::{BANK, Evidence, Key, KeyError, Prefix, Quote, QuoteError, STANDARD_HANDLE},
     exit::Outcome,
+    ledger::{LedgerError, anchored_by},
     measure::Anchorage,
-    sink::{HOST_LIST, HOST_PCR},
+    sink::HOST_LIST,
     verify::Start,
 };
 
@@ -140,6 +141,22 @@ pub enum EvidenceError {
         /// How many it has.
         entries: u64,
     },
+    /// The PCR knows nothing of it.
+    #[error("PCR {pcr} of the TPM is untouched: nothing of {list} is in it")]
+    Untouched {
+        /// The list.
+        list: String,
+        /// The PCR.
+        pcr: u32,
+    },
+    /// A ledger beside the list that counts.
+    #[error(
+        "the entries of {0} are in the kernel's IMA list, which is what the PCR vouches for: give that, or none"
+    )]
+    InHost(String),
+    /// See [`LedgerError`].
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
     /// Nothing anchors it.
     #[error("{0} is not anchored (sink none): there is nothing to quote")]
     NotAnchored(String),
@@ -186,10 +203,15 @@ pub fn run(args: &EvidenceArgs) -> Result<Outcome, EvidenceError> {
         return show_key(tpm, *json);
     }
     let nonce = args.nonce.as_deref().unwrap_or_default();
-    let (source, pcr) = find(args)?;
+    let (source, mut entries) = find(args)?;
+    // Of the list as it was before the quote: only its first entry is looked at.
+    let first = entries.first()?;
+    let Some(pcr) = first.map(|first| first.pcr) else {
+        return Err(EvidenceError::Empty(source.to_string()));
+    };
     let mut key = open(&args.tpm)?;
     let quote = Quote::of(&mut key, pcr, nonce.as_bytes())?;
-    let (list, value) = cut(&source, pcr, quote.digest)?;
+    let (list, value) = cut(&source, entries, pcr, quote.digest)?;
     let evidence = Evidence {
         quote: quote.with_value(&value)?,
         nonce: nonce.to_owned(),
@@ -214,29 +236,45 @@ fn open(args: &TpmArgs) -> Result<Key, KeyError> {
     Ok(key)
 }
 
-/// The list, and the PCR that it is in.
-fn find(args: &EvidenceArgs) -> Result<(Source, u32), EvidenceError> {
-    let source = Source::find(args.list.as_deref(), &args.state_dir)?;
-    let mut entries = source.open()?;
-    let first = entries.first()?;
-    let Some(first) = first else {
-        return Err(EvidenceError::Empty(source.to_string()));
+/// The list that the PCR vouches for.
+fn find(args: &EvidenceArgs) -> Result<(Source, Entries), EvidenceError> {
+    let Some(list) = args.list.as_deref() else {
+        let anchorage = anchored_by(&args.state_dir, &running_boot()?)?;
+        let in_host = anchorage.and_then(Anchorage::host_form).is_some();
+        let list = in_host.then(|| Path::new(HOST_LIST));
+        let source = Source::find(list, &args.state_dir)?;
+        if anchorage == Some(Anchorage::None) {
+            return Err(EvidenceError::NotAnchored(source.to_string()));
+        }
+        let entries = source.open()?;
+        return Ok((source, entries));
     };
-    let anchorage = Start::of(first).map(|start| start.anchorage);
-    match anchorage {
+    let source = Source::find(Some(list), &args.state_dir)?;
+    let mut entries = source.open()?;
+    let start = entries.first()?.and_then(Start::of);
+    match start.map(|start| start.anchorage) {
         Some(Anchorage::None) => Err(EvidenceError::NotAnchored(source.to_string())),
-        Some(Anchorage::Kernel | Anchorage::ImaFile) => Ok((
-            Source::find(Some(Path::new(HOST_LIST)), &args.state_dir)?,
-            HOST_PCR,
-        )),
-        _ => Ok((source, first.pcr)),
+        Some(Anchorage::Kernel | Anchorage::ImaFile) => {
+            Err(EvidenceError::InHost(source.to_string()))
+        }
+        Some(Anchorage::Pcr) | None => Ok((source, entries)),
     }
 }
 
 /// The lines of the list that give what was quoted, and what the PCR held.
-fn cut(source: &Source, pcr: u32, quoted: Digest) -> Result<(String, Digest), EvidenceError> {
+fn cut(
+    source: &Source,
+    mut entries: Entries,
+    pcr: u32,
+    quoted: Digest,
+) -> Result<(String, Digest), EvidenceError> {
     let mut prefix = Prefix::new(pcr, quoted);
-    let mut entries = source.open()?;
+    if prefix.found().is_some() {
+        return Err(EvidenceError::Untouched {
+            list: source.to_string(),
+            pcr,
+        });
+    }
     let mut entry = Entry::default();
     let mut list = String::new();
     while prefix.found().is_none() {

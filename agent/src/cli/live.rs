@@ -252,7 +252,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        measure::{Batch, ContextEvent, batch_name, proto},
+        measure::{Batch, ContextEvent, PolicyEvent, batch_name, proto},
         verify::Anchor,
     };
 
@@ -384,6 +384,18 @@ mod tests {
             let (list, extend) = self.pace;
             self.work(list, extend);
             Ok(value.into_iter().collect())
+        }
+
+        fn lists(&mut self, _: &Entry) -> Option<bool> {
+            None
+        }
+
+        fn last_batch(&self) -> Option<u64> {
+            None
+        }
+
+        fn heard(&mut self) -> Vec<PolicyEvent> {
+            Vec::new()
         }
 
         fn extend(&mut self, _: &Entry, _: &[Digest]) -> Result<(), SinkError> {

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The list once more, as the kernel shows its own in `ascii_runtime_measurements`: for agents of verifiers that read a file in its
-//! place (Keylime's `ima_ml_path`). They open it once, keep their place in it, and take half a line for a line; so it is never
-//! cut or renamed under them, a line is written by one write, and before its entry is extended.
+//! place (Keylime's `ima_ml_path`). They open it once and keep their place in it; so it is never cut or renamed under them, unless somebody
+//! else wrote it. A line is written by one write, and before its entry is extended. Who reads at that very moment may see part of a line
+//! that is longer than a page, as of any file.
 
 use std::{
     fs::{self, File, OpenOptions},
-    io::{self, Read as _, Write as _},
+    io::{self, Read as _, Seek as _, Write as _},
     os::unix::fs::{FileExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
 };
@@ -21,8 +22,6 @@ pub(super) struct AsciiList {
     file: File,
     /// Bytes of the lines so far.
     len: u64,
-    /// The last line.
-    last: Vec<u8>,
 }
 
 impl AsciiList {
@@ -35,22 +34,17 @@ impl AsciiList {
             path: path.to_owned(),
             file: file(path).map_err(at("open", path))?,
             len: 0,
-            last: Vec::new(),
         })
     }
 
-    /// Has the entry in the file, behind those before it. The same again, since its extend failed, is there already.
+    /// Has the entry in the file, behind those before it; it may be there from before.
     pub(super) fn put(&mut self, entry: &Entry) -> Result<(), LedgerError> {
         let mut line = entry
             .to_ascii()
             .map_err(|reason| at("write to", &self.path)(io::Error::other(reason)))?;
         line.push(b'\n');
-        if line == self.last {
-            return Ok(());
-        }
         self.put_line(&line).map_err(at("write to", &self.path))?;
         self.len += line.len() as u64;
-        self.last = line;
         Ok(())
     }
 
@@ -95,7 +89,8 @@ impl AsciiList {
             _ => {}
         }
         let mut new = file(&beside)?;
-        io::copy(&mut File::open(&self.path)?.take(self.len), &mut new)?;
+        self.file.rewind()?;
+        io::copy(&mut (&self.file).take(self.len), &mut new)?;
         fs::rename(&beside, &self.path)?;
         self.file = new;
         Ok(())
@@ -147,7 +142,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("run/ascii");
         let mut list = AsciiList::open(&path).unwrap();
-        for n in [0, 1, 1, 2] {
+        for n in 0..3 {
             list.put(&entry(n)).unwrap();
         }
         let whole = lines(0..3);

@@ -59,6 +59,7 @@ impl Ledger {
             tracing::error!("the PCR no longer holds what the list gives ({detail})");
         }
         self.commit(&[], Batch::new())?;
+        self.sink.settle()?;
         Ok(fits)
     }
 
@@ -115,8 +116,9 @@ impl Ledger {
             // A record cut off would keep readers from the rest.
             self.write_group()?;
             self.segment.sync()?;
+            self.show_pending(self.intent.pending().len())?;
         }
-        self.note_pending()?;
+        self.note_pending();
         let seq = self.told.next_batch();
         let start = self.start(proto::start::Reason::ChainBroken, &broken.held);
         let mut lines = vec![
@@ -136,20 +138,20 @@ impl Ledger {
     }
 
     /// What the group at hand says, the list says.
-    pub(super) fn note_pending(&mut self) -> Result<(), LedgerError> {
-        self.show_pending(self.intent.pending().len())?;
+    pub(super) fn note_pending(&mut self) {
         for line in self.intent.pending() {
             self.told.note(line.note());
         }
-        Ok(())
     }
 
-    /// The first of the group at hand, as ASCII.
+    /// Has the first `count` entries that the PCR does not hold in the list that is kept as ASCII.
     pub(super) fn show_pending(&mut self, count: usize) -> Result<(), LedgerError> {
-        if let Some(ascii) = &mut self.ascii {
-            for line in self.intent.pending().iter().take(count) {
-                ascii.put(line.entry())?;
-            }
+        let Some(ascii) = &mut self.ascii else {
+            return Ok(());
+        };
+        while let Some(line) = self.intent.next_unshown(count) {
+            ascii.put(line.entry())?;
+            self.intent.shown();
         }
         Ok(())
     }

@@ -54,6 +54,8 @@ struct Group {
     bytes: Vec<u8>,
     /// How many of `lines` the PCR holds.
     done: usize,
+    /// How many of `lines` are in the list that is kept as ASCII.
+    shown: usize,
     /// Whether the group is on the disk.
     persisted: bool,
 }
@@ -151,6 +153,17 @@ impl Intent {
 
     pub(super) fn next_line(&self) -> Option<&Line> {
         self.pending().first()
+    }
+
+    /// The next entry that is to be in the list kept as ASCII, if it is one of the first `count` pending.
+    pub(super) fn next_unshown(&self, count: usize) -> Option<&Line> {
+        let wanted = self.group.shown < self.group.done + count;
+        self.group.lines.get(self.group.shown).filter(|_| wanted)
+    }
+
+    /// It is there.
+    pub(super) fn shown(&mut self) {
+        self.group.shown += 1;
     }
 
     /// The next entry is in the PCR.

@@ -182,7 +182,7 @@ impl Ledger {
 
     /// Appends and extends: the policy events that are new in this boot, in order,
     /// then `batch` as one context entry. Before them what the kernel listed by itself and nobody said so far: when a
-    /// batch is in the kernel's list, the ledger has whatever that list has before the batch before. Nothing to say is nothing written.
+    /// batch is in the kernel's list, the ledger has whatever that list has before the last but two. Nothing to say is nothing written.
     /// A group that is at hand must be completed first; if it is not, this tries to.
     ///
     /// # Errors
@@ -232,11 +232,12 @@ impl Ledger {
         // Before the TPM has any of it: after a power cut the list on the disk lacks nothing
         // that was extended, and readers need not know of the intent.
         self.segment.sync()?;
-        while let Some(line) = self.intent.next_line() {
+        loop {
+            self.show_pending(1)?;
+            let Some(line) = self.intent.next_line() else {
+                break;
+            };
             let values = line.values(self.replay.banks());
-            if let Some(ascii) = &mut self.ascii {
-                ascii.put(line.entry())?;
-            }
             self.sink.extend(line.entry(), &values)?;
             self.extended(&values);
         }

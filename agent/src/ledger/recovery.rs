@@ -339,7 +339,7 @@ impl Ledger {
                 Ok(Opened::Continued { entries, completed })
             }
             Fit::Broken(broken) => {
-                self.note_pending()?;
+                self.note_pending();
                 self.stopped = self.told.stopped();
                 let detail = broken.detail.clone();
                 self.broken = Some(broken);

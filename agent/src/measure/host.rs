@@ -75,7 +75,9 @@ pub fn is_of_kernel(fields: &Fields<'_>) -> bool {
     let violation = fields.name.strip_prefix(VIOLATION);
     let kind = violation.and_then(|rest| rest.split(|byte| *byte == b':').next());
     let has_name = fields.name.starts_with(EXEC) || kind.is_some_and(|it| !OF_AGENT.contains(&it));
-    has_name && fields.payload.is_some()
+    // The kernel says it in ASCII.
+    let is_text = |bytes: &[u8]| str::from_utf8(bytes).is_ok();
+    has_name && is_text(fields.name) && fields.payload.is_some_and(is_text)
 }
 
 fn key(name: &[u8], digest: &Digest) -> HostKey {

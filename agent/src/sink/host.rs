@@ -43,8 +43,8 @@ pub(super) struct HostSink<S> {
     heard: Vec<(HostKey, PolicyEvent)>,
     /// Keys of what was asked for since the last settling: the list has it.
     listed: HashSet<HostKey>,
-    /// Why the list could not be read when somebody asked for what is new.
-    deaf: Option<SinkError>,
+    /// Whether the list could not be read when somebody asked for what is new.
+    deaf: bool,
 }
 
 /// What a list has of ours.
@@ -79,7 +79,7 @@ impl<S: Submit> HostSink<S> {
             had: None,
             heard: Vec::new(),
             listed: HashSet::new(),
-            deaf: None,
+            deaf: false,
         };
         let mut had = Had::default();
         let form = sink.submit.form();
@@ -222,9 +222,7 @@ impl<S: Submit> Sink for HostSink<S> {
     }
 
     fn heard(&mut self) -> Vec<PolicyEvent> {
-        if let Err(error) = self.look() {
-            self.deaf.get_or_insert(error);
-        }
+        self.deaf = self.look().is_err();
         let (keys, events): (Vec<_>, _) = std::mem::take(&mut self.heard).into_iter().unzip();
         self.listed.extend(keys);
         events
@@ -239,8 +237,11 @@ impl<S: Submit> Sink for HostSink<S> {
     }
 
     fn settle(&mut self) -> Result<(), SinkError> {
-        if let Some(error) = self.deaf.take() {
-            return Err(error);
+        if self.deaf {
+            // Nothing is given to the kernel while nobody knows what it lists by itself. Where a reading failed none goes on.
+            self.reopen()?;
+            self.look()?;
+            self.deaf = false;
         }
         self.listed.clear();
         if self.unseen.is_empty() {
@@ -273,7 +274,7 @@ impl<S: Submit> Sink for HostSink<S> {
     }
 
     fn reopen(&mut self) -> Result<(), SinkError> {
-        self.list = self.list.again()?;
+        self.list = self.list.reopened()?;
         Ok(())
     }
 }
@@ -282,7 +283,7 @@ impl<S: Submit> Sink for HostSink<S> {
 mod tests {
     use std::{
         fs::File,
-        io::Write as _,
+        io::{Seek as _, SeekFrom, Write as _},
         sync::{Arc, Mutex},
     };
 
@@ -409,12 +410,27 @@ mod tests {
     #[test]
     fn a_list_that_cannot_be_read_is_an_error_at_the_next_settling() {
         let list = tempfile::NamedTempFile::new().unwrap();
-        let kernel = Kernel::new(list.reopen().unwrap());
+        let mut kernel = Kernel::new(list.reopen().unwrap());
+        kernel.lists("cima-exec:unregistered:/before", b"v1;b");
         let mut sink = HostSink::open(kernel.clone(), list.path()).unwrap();
+        assert_eq!(sink.heard().len(), 1);
         kernel.0.lock().unwrap().0.write_all(&[0xff; 50]).unwrap();
         assert_eq!(sink.heard(), []);
         assert!(matches!(sink.settle(), Err(SinkError::HostList { .. })));
+        // And so it stays, until it can be read.
+        sink.reopen().unwrap();
+        let given = kernel.listed();
+        sink.extend(&own("cima-ctx:0", b"v1;x"), &[]).unwrap();
+        assert!(matches!(sink.settle(), Err(SinkError::HostList { .. })));
+        assert_eq!(kernel.listed(), given);
+        let end = list.as_file().metadata().unwrap().len() - 50;
+        list.as_file().set_len(end).unwrap();
+        kernel.0.lock().unwrap().0.seek(SeekFrom::End(0)).unwrap();
+        kernel.lists("cima-exec:unregistered:/a", b"v1;a");
+        sink.reopen().unwrap();
         sink.settle().unwrap();
+        let heard: Vec<_> = sink.heard().into_iter().map(|event| event.name).collect();
+        assert_eq!(heard, ["cima-exec:unregistered:/a"]);
     }
 
     #[test]

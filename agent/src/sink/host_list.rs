@@ -79,6 +79,10 @@ fn is_said_by(sink: Anchorage, key: HostKey) -> bool {
 pub(super) struct HostList {
     path: PathBuf,
     file: File,
+    /// Entries read.
+    read: u64,
+    /// Of these so many were handed over before.
+    known: u64,
 }
 
 impl HostList {
@@ -86,7 +90,12 @@ impl HostList {
     pub(super) fn open(path: &Path) -> Result<Self, SinkError> {
         let path = path.to_owned();
         match File::open(&path) {
-            Ok(file) => Ok(Self { path, file }),
+            Ok(file) => Ok(Self {
+                path,
+                file,
+                read: 0,
+                known: 0,
+            }),
             Err(source) => Err(SinkError::HostList { path, source }),
         }
     }
@@ -94,6 +103,12 @@ impl HostList {
     /// The same, at its beginning.
     pub(super) fn again(&self) -> Result<Self, SinkError> {
         Self::open(&self.path)
+    }
+
+    /// The same, opened anew: what it handed over it does not again.
+    pub(super) fn reopened(&self) -> Result<Self, SinkError> {
+        let known = self.read.max(self.known);
+        self.again().map(|list| Self { known, ..list })
     }
 
     /// Hands over the entries that came since the last call. The kernel writes whole ones, and who has read to the end
@@ -104,7 +119,10 @@ impl HostList {
                 path: self.path.clone(),
                 source: io::Error::other(error),
             })?;
-            each(&entry);
+            self.read += 1;
+            if self.read > self.known {
+                each(&entry);
+            }
         }
         Ok(())
     }

@@ -165,19 +165,14 @@ pub trait Sink: Send {
 
     /// Whether the kernel's list had this entry when the sink was opened; `None`: it is not anchored there, or something was
     /// given to it since.
-    fn lists(&mut self, _entry: &Entry) -> Option<bool> {
-        None
-    }
+    fn lists(&mut self, entry: &Entry) -> Option<bool>;
 
     /// The highest number of a batch that the kernel's list had by then.
-    fn last_batch(&self) -> Option<u64> {
-        None
-    }
+    fn last_batch(&self) -> Option<u64>;
 
-    /// What the kernel listed by itself since the last call, up to now: the list has it, whether or not the agent was told.
-    fn heard(&mut self) -> Vec<PolicyEvent> {
-        Vec::new()
-    }
+    /// What the kernel listed by itself since the last call, up to now: the list has it, whether or not the agent was told. If the list
+    /// cannot be read, [`Sink::settle`] says so.
+    fn heard(&mut self) -> Vec<PolicyEvent>;
 
     /// Extends every allocated bank with its value for an entry: `values` has one for each, in
     /// the banks' order. Or gives the entry to the kernel, which may be done again.

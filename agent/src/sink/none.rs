@@ -4,6 +4,7 @@
 use ima_log::{Digest, Entry};
 
 use super::{Sink, SinkError};
+use crate::measure::PolicyEvent;
 
 /// Sink `none`.
 #[derive(Debug, Default)]
@@ -16,6 +17,18 @@ impl Sink for NoSink {
 
     fn read(&mut self) -> Result<Vec<Digest>, SinkError> {
         Ok(Vec::new())
+    }
+
+    fn lists(&mut self, _: &Entry) -> Option<bool> {
+        None
+    }
+
+    fn last_batch(&self) -> Option<u64> {
+        None
+    }
+
+    fn heard(&mut self) -> Vec<PolicyEvent> {
+        Vec::new()
     }
 
     fn extend(&mut self, _: &Entry, _: &[Digest]) -> Result<(), SinkError> {

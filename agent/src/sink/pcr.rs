@@ -16,6 +16,7 @@ use tss_esapi::{
 };
 
 use super::{Sink, SinkError};
+use crate::measure::PolicyEvent;
 
 /// One PCR of a TPM, in all its banks.
 pub struct PcrSink {
@@ -85,6 +86,18 @@ impl Sink for PcrSink {
             .into_iter()
             .map(|bank| self.read_bank(bank))
             .collect()
+    }
+
+    fn lists(&mut self, _: &Entry) -> Option<bool> {
+        None
+    }
+
+    fn last_batch(&self) -> Option<u64> {
+        None
+    }
+
+    fn heard(&mut self) -> Vec<PolicyEvent> {
+        Vec::new()
     }
 
     fn extend(&mut self, _: &Entry, values: &[Digest]) -> Result<(), SinkError> {

@@ -1,12 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Which PCR may carry the list: who else extends it, and who can take it back; and whether the kernel extends its own.
 
-use std::fs;
+use std::{
+    fs::{self, File},
+    io::{BufRead as _, BufReader},
+};
 
 use super::{HOST_PCR, SinkError};
 use crate::machine::Machine;
 
-/// Entries of the kernel's own IMA list, if it keeps one.
+/// The kernel's own IMA list, as text, if it keeps one.
+const IMA_LIST: &str = "/sys/kernel/security/ima/ascii_runtime_measurements";
+
+/// Entries of it.
 const IMA_COUNT: &str = "/sys/kernel/security/ima/runtime_measurements_count";
 
 /// The rule that has the kernel list what the module says.
@@ -84,13 +90,19 @@ pub fn kernel_ima_listed(machine: &Machine) -> Option<u64> {
     machine.text(IMA_COUNT).ok()?.parse().ok()
 }
 
-/// Whether the kernel's IMA extends the TPM. It goes on without one, or with one that came too late, and extends nothing (`ima_init`,
-/// `security/integrity/ima/ima_init.c`). The PCR then holds zeros; else at least the boot aggregate.
+/// Whether the kernel's IMA extends the TPM. It goes on without one, or with one that came too late, and extends nothing until the next
+/// boot (`ima_init`, `security/integrity/ima/ima_init.c`). Then the digest in its first entry, the boot aggregate, is zeros. The
+/// PCR holds zeros, too, unless somebody else extends it.
 ///
 /// # Errors
 /// [`SinkError::Bypass`].
 pub fn is_extended(machine: &Machine) -> Result<(), SinkError> {
     let tpm = fs::read_dir(machine.path(TPM)).map_err(|_| SinkError::Bypass("there is none"))?;
+    if has_no_boot_aggregate(machine) {
+        return Err(SinkError::Bypass(
+            "it found none when the kernel started: its boot aggregate is zeros",
+        ));
+    }
     let banks = tpm
         .flatten()
         .filter(|entry| entry.file_name().to_string_lossy().starts_with("pcr-"));
@@ -102,9 +114,51 @@ pub fn is_extended(machine: &Machine) -> Result<(), SinkError> {
     Err(SinkError::Bypass("its PCR 10 is untouched"))
 }
 
+/// Whether the list says that IMA found no TPM.
+fn has_no_boot_aggregate(machine: &Machine) -> bool {
+    let mut first = String::new();
+    let list = File::open(machine.path(IMA_LIST));
+    let read = list.and_then(|list| BufReader::new(list).read_line(&mut first));
+    // PCR, template hash, template, digest, name.
+    let digest = first.split(' ').nth(3).unwrap_or_default();
+    let digits = digest.rsplit(':').next().unwrap_or_default();
+    read.is_ok() && !digits.is_empty() && digits.bytes().all(|digit| digit == b'0')
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_pcr_that_somebody_else_extends_does_not_make_ima_extend_it() {
+        let root = tempfile::tempdir().unwrap();
+        let machine = Machine::at(root.path());
+        let write = |path: &str, text: &str| {
+            let path = machine.path(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        write(IMA_COUNT, "1\n");
+        let list = |digest: &str| {
+            let line = format!("10 {} ima-ng {digest} boot_aggregate\n", "0".repeat(40));
+            write(IMA_LIST, &(line.clone() + &line));
+        };
+        list(&format!("sha256:{}", "0".repeat(64)));
+        assert!(is_extended(&machine).is_err(), "there is no TPM");
+        let pcr = format!("{TPM}/pcr-sha256/10");
+        write(&pcr, "00\n");
+        assert!(is_extended(&machine).is_err());
+        write(&pcr, "5A\n");
+        let error = is_extended(&machine).unwrap_err().to_string();
+        assert!(error.contains("boot aggregate"), "{error}");
+        assert_eq!(kernel_ima_entries(&machine), None);
+        assert_eq!(kernel_ima_listed(&machine), Some(1));
+        for digest in ["sha256:07", "07"] {
+            list(digest);
+            assert!(is_extended(&machine).is_ok(), "{digest}");
+        }
+        assert_eq!(kernel_ima_entries(&machine), Some(1));
+    }
 
     #[test]
     fn each_pcr_is_judged_as_documented() {

@@ -14,6 +14,9 @@ use super::{
 };
 use crate::measure::{Anchorage, CONTENT_HASHES, HostForm, is_of_kernel};
 
+/// With so many batches behind it in the host's list, what the kernel listed by itself is in the ledger: one may be given at
+/// the moment of the listing, one after a look that failed.
+const BATCHES: usize = 3;
 /// In front of what an agent tries its sink with, before it opens its ledger.
 const SINK: &[u8] = b"cima-sink:";
 
@@ -43,8 +46,8 @@ pub(super) struct Ours {
     entries: u64,
     /// Batches of which the list has but the digest.
     unread: u64,
-    /// Entries before the last batch, and before the one before.
-    last_batches: [Option<u64>; 2],
+    /// Entries before the last batches, the last first.
+    last_batches: [Option<u64>; BATCHES],
 }
 
 impl Ours {
@@ -52,7 +55,8 @@ impl Ours {
     pub(super) fn note(&mut self, item: &Item<'_>, fields: &Fields<'_>) -> Option<Key> {
         self.entries += 1;
         if fields.name.starts_with(BATCH) {
-            self.last_batches = [Some(item.place.index), self.last_batches[0]];
+            self.last_batches.rotate_right(1);
+            self.last_batches[0] = Some(item.place.index);
             self.unread += u64::from(fields.payload.is_none());
         }
         let file = || of_listed(HostForm::File, item.entry).filter(|_| is_file(fields));
@@ -68,8 +72,8 @@ fn is_file(fields: &Fields<'_>) -> bool {
     counts && fields.signature.is_none()
 }
 
-/// When the ledger must have an entry that the host's list has. The agent says what the kernel listed by itself before its next batch but
-/// one at the latest, and everything else, losses and broken chains too, before it gives it to the kernel. What it
+/// When the ledger must have an entry that the host's list has. The agent says what the kernel listed by itself before it gives its next
+/// batch, or, if it cannot read the kernel's list just then, the one after; and everything else, losses and broken chains too, before it gives it to the kernel. What it
 /// tries its sink with it says only if that becomes the sink. Files are all the agent's.
 pub(super) fn due(fields: &Fields<'_>) -> Due {
     if fields.name.starts_with(SINK) {
@@ -180,7 +184,8 @@ impl HostJudge {
         let (Some(ours), Some(_)) = (&self.host.ours, &self.ledger) else {
             return untold;
         };
-        let is_new = |mark: &Mark| ours.last_batches[1].is_none_or(|last| mark.index > last);
+        let is_new =
+            |mark: &Mark| ours.last_batches[BATCHES - 1].is_none_or(|last| mark.index > last);
         let marks = self.host.known.untold();
         for mark in marks.filter(|mark| mark.index < of.host) {
             match mark.due {

@@ -43,7 +43,7 @@ pub(super) fn of_event(event: &PolicyEvent) -> impl Iterator<Item = Key> {
 pub(super) enum Due {
     /// Before the host's list.
     Before,
-    /// Once two batches are behind it.
+    /// Once enough batches are behind it.
     Batches,
     /// It need not.
     Never,

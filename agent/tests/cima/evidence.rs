@@ -9,7 +9,7 @@ use ima_log::{AsciiReader, Digest, Entry, HashAlgorithm, Replay};
 use serde_json::Value;
 
 use crate::{
-    command::{Files, cima},
+    command::{Files, cima, cima_reading},
     list::List,
     swtpm::Swtpm,
 };
@@ -108,6 +108,12 @@ fn a_quote_and_its_list_belong_together_whatever_is_listed_meanwhile() {
     assert!(good && said.to_uppercase().contains(&value), "{said}");
     let (good, said) = checked(&files, &evidence, "another");
     assert!(!good, "{said}");
+    let words = ["evidence", "--nonce", "piped", "--tpm", &tpm.tcti(), "-"];
+    let piped = cima_reading(words, &list.binary()).json();
+    assert_eq!(
+        piped["ima_measurement_list"],
+        evidence["ima_measurement_list"]
+    );
 }
 
 #[test]
@@ -204,8 +210,9 @@ fn what_is_no_evidence_is_a_sentence() {
         let words = ["evidence", "--nonce", "1", "--tpm", &tcti];
         cima([&words, more].concat())
     };
-    extend(&tpm, 13, &list.entries[1..]);
     cima(["evidence", "key", "--tpm", &tcti]);
+    with(&[&path]).refused(&["PCR 13 of the TPM is untouched", "list.ima"]);
+    extend(&tpm, 13, &list.entries[1..]);
     with(&[&path]).refused(&["PCR 13", "list.ima", "after any of its"]);
     let empty = files.write("empty.ima", "");
     with(&[&empty]).refused(&["empty.ima is empty"]);
@@ -214,6 +221,9 @@ fn what_is_no_evidence_is_a_sentence() {
         List::in_host("none", crate::list::BOOT).binary(),
     );
     with(&[&none]).refused(&["none.ima is not anchored"]);
+    let kernels = List::in_host("kernel", crate::list::BOOT).binary();
+    let kernels = files.write("kernels.ima", kernels);
+    with(&[&kernels]).refused(&["kernels.ima are in the kernel's IMA list"]);
     with(&["/nowhere"]).refused(&["/nowhere"]);
     with(&["--key", "0x40000001", &path]).refused(&["0x40000001 is no handle for a key"]);
     let long = "n".repeat(65);

@@ -101,6 +101,14 @@ impl List {
         self
     }
 
+    /// With so many batches at its end that it must have whatever a host's list has before them.
+    pub(crate) fn rested(mut self) -> Self {
+        for _ in 0..3 {
+            self.batch(vec![event(What::Stop(proto::Stop {}))]);
+        }
+        self
+    }
+
     pub(crate) fn start(&mut self, reason: Reason) {
         let start = proto::Start {
             boot_id: self.boot.clone(),

@@ -153,7 +153,13 @@ fn play(claims: &mut Claims, sink: &str) {
         settled(&site);
         node.evidence("unknown");
         process::run(&["unshare", "--mount", "--pid", "--fork", "--", "true"]).succeeded();
-        settled(&site);
+        eventually("what nobody registered is in the list", || {
+            let events = site.policy_events();
+            let is_it = |(name, _): &(String, String)| {
+                name.starts_with("cima-violation:unregistered:")
+            };
+            events.iter().any(is_it).then_some(())
+        });
         node.evidence("violation");
         agent.stop();
     });

@@ -116,6 +116,14 @@ impl Sink for Tpm {
         Ok(self.values())
     }
 
+    fn lists(&mut self, _: &Entry) -> Option<bool> {
+        None
+    }
+
+    fn last_batch(&self) -> Option<u64> {
+        None
+    }
+
     fn heard(&mut self) -> Vec<PolicyEvent> {
         self.with(|state| std::mem::take(&mut state.heard))
     }

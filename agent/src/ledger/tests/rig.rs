@@ -27,6 +27,7 @@ use crate::{
         recovery,
         tests::fixture::{PCR, origin},
     },
+    measure::PolicyEvent,
     sink::{Sink, SinkError},
 };
 
@@ -478,6 +479,18 @@ impl Sink for RigSink {
     fn read(&mut self) -> Result<Vec<Digest>, SinkError> {
         self.alive()?;
         self.tpm.read()
+    }
+
+    fn lists(&mut self, entry: &Entry) -> Option<bool> {
+        self.tpm.lists(entry)
+    }
+
+    fn last_batch(&self) -> Option<u64> {
+        self.tpm.last_batch()
+    }
+
+    fn heard(&mut self) -> Vec<PolicyEvent> {
+        self.tpm.heard()
     }
 
     fn extend(&mut self, entry: &Entry, values: &[Digest]) -> Result<(), SinkError> {

@@ -148,9 +148,15 @@ pub(crate) fn continues(root: &Path, tpm: &Tpm, acknowledged: u32) {
     assert_eq!(groups_once(&entries), groups + 1);
     let judgement = judged(&entries, tpm);
     assert!(judgement.is_good(), "{}", judgement.sentence());
-    let line = |entry: &Entry| [entry.to_ascii().unwrap(), b"\n".to_vec()].concat();
-    let lines: Vec<_> = entries.iter().flat_map(line).collect();
-    assert_eq!(fs::read(rig.ascii()).unwrap(), lines, "as ASCII, too");
+    shown(root, &entries);
+}
+
+/// The list is there as ASCII, too.
+fn shown(root: &Path, entries: &[Entry]) {
+    let line = |entry: &Entry| String::from_utf8(entry.to_ascii().unwrap()).unwrap() + "\n";
+    let lines: String = entries.iter().map(line).collect();
+    let ascii = Rig::new(root, Plan::Nothing).ascii();
+    assert_eq!(fs::read_to_string(ascii).unwrap(), lines);
 }
 
 /// Checks a list whose chain is broken `breaks` times: each is on record, what was
@@ -182,6 +188,7 @@ pub(crate) fn broken(root: &Path, tpm: &Tpm, acknowledged: u32, breaks: usize) {
         );
     }
     assert_eq!(judgement.is_good(), breaks == 0);
+    shown(root, &entries);
     assert!(judgement.banks.iter().all(BankOutcome::matches));
 }
 
