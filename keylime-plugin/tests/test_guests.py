@@ -102,7 +102,7 @@ def test_entries_that_come_during_quotes_are_no_false_alarm(
     verifier: Running, policy: str, guest: Path, capsys: Captured
 ) -> None:
     names = [path.name.partition(".")[0] for path in guest.glob("churn-*.evidence.json")]
-    assert len(names) >= 10
+    assert len(names) >= 5
     for name in names:
         assert verdict(verifier, policy, guest, name) == 0, f"{name}: {capsys.readouterr().out}"
 

@@ -67,3 +67,15 @@ impl Submit for Device {
         )
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::DEVICE;
+
+    #[test]
+    fn the_shipped_unit_lets_cimad_open_the_device() {
+        let unit = include_str!("../../etc/cimad.service");
+        let allows = format!("DeviceAllow={DEVICE} rw");
+        assert!(unit.lines().any(|line| line == allows));
+    }
+}
