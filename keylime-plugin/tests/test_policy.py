@@ -128,13 +128,14 @@ VIOLATION = f"cima-violation:writer:{WEB}:/x"
     [
         ({"ima-buf": {VIOLATION: ["0" * 64]}}, f'"ima-buf" allows violations, which no policy may: "{VIOLATION}"'),
         ({"digests": {as_file(VIOLATION): ["0" * 64]}}, '"digests" allows violations'),
-        ({"excludes": [".*"]}, 'the exclude ".*" would have Keylime pass over'),
-        ({"excludes": ["/tmp/.*", "[^/]"]}, 'the exclude "[^/]" would'),
         ({"excludes": ["cima-"]}, 'the exclude "cima-" would'),
+        ({"excludes": ["/tmp/.*", "cima-v.*miner"]}, 'the exclude "cima-v.*miner" would have Keylime pass over'),
         ({"excludes": [f"cima-violation:writer:{DATABASE}"]}, "would have Keylime pass over"),
-        ({"excludes": ["cima-exec:sha256:"]}, "would have Keylime pass over"),
-        ({"excludes": ["^.*loss"]}, "would have Keylime pass over"),
-        ({"excludes": ["|/tmp"]}, "would have Keylime pass over"),
+        ({"excludes": [r"^cima\-exec:sha256:"]}, "would have Keylime pass over"),
+        ({"excludes": ["cima-exec:unregistered:.*"]}, "would have Keylime pass over"),
+        ({"excludes": ["cima-exec:unregistered:/.*"]}, "would have Keylime pass over"),
+        ({"excludes": ["cima-exec:unregistered:/usr|.*"]}, "would have Keylime pass over"),
+        ({"excludes": ["cima-ctx:[0-9]+"]}, "would have Keylime pass over"),
     ],
 )
 @pytest.mark.parametrize("command", ["make", "merge", "merge-second", "add", "show"])
