@@ -312,6 +312,13 @@ def test_an_image_that_is_not_there_or_not_the_only_one_is_named(policy: str, wr
     assert '"localhost/web:1" may mean 2 images; give the digest of one' in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("sink", ["kernel", "ima-file", "pcr"])
+def test_show_names_the_sink_that_a_policy_is_for(web: str, write: Write, sink: str, capsys: Captured) -> None:
+    path = write("p", made(capsys, "make", web, "--sink", sink))
+    assert main(["policy", "show", path]) == 0
+    assert f"localhost/web:1  3 executables  {sink}\n" in capsys.readouterr().out
+
+
 def test_show_lists_images_by_name(policy: str, database: str, capsys: Captured) -> None:
     assert main(["policy", "add", policy, database, "-o", policy]) == 0
     assert main(["policy", "show", policy]) == 0

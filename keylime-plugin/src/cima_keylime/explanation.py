@@ -34,7 +34,7 @@ _EVENTS = {
     " order, or the list was read before the quote was made",
     "quote_progress": "the TPM's value did not catch up with the list",
     "ima_hash": "an entry of the list does not have its own template hash: it was changed",
-    "ima_pcr": "an entry extends another PCR than 10, which Keylime refuses: sink pcr of cima is not for Keylime",
+    "ima_pcr": "an entry extends another PCR than 10, which Keylime refuses: cima's sink pcr needs pcr = 10 for Keylime",
     "tomtou": "an entry is a violation of IMA's own: a file was measured while somebody could write it",
     "parser.entry": "a line of the list is no entry that Keylime can read",
     "quote_validation": "the quote is not that of this key with this nonce",

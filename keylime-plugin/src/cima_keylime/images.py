@@ -116,17 +116,19 @@ def allowed(policy: Policy) -> dict[str, Allowed]:
     """The images in a policy, by digest: those whose admission or executables are allowed."""
     found: dict[str, Allowed] = {}
     counts: dict[tuple[str, str], int] = {}
-    for sink in FORMS:
-        for name in policy[TABLE_OF_SINK[sink]]:
+    said = sinks_of(policy)
+    for key in dict.fromkeys(TABLE_OF_SINK.values()):
+        sinks = tuple(sink for sink in said if TABLE_OF_SINK[sink] == key)
+        for name in policy[key]:
             if not name.startswith(("cima-image:sha256:", "cima-exec:sha256:")):
                 continue
             family, _, rest = name.partition(":")
             image = rest[:71]
             one = found.setdefault(image, Allowed(image))
             if family == "cima-image":
-                one.sinks += (sink,)
+                one.sinks += sinks
             else:
-                counts[image, sink] = counts.get((image, sink), 0) + 1
+                counts[image, key] = counts.get((image, key), 0) + 1
     for (image, _), count in counts.items():
         found[image].executables = max(found[image].executables, count)
     for image, known in _known(policy).items():
