@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import hashlib
 import os
 import shutil
 import subprocess
@@ -22,7 +23,15 @@ PROGRAMS = (
     "tpm2_pcrextend",
     "tpm2_quote",
     "tpm2_flushcontext",
+    "tpm2_createprimary",
+    "tpm2_readpublic",
+    "tpm2_makecredential",
+    "tpm2_startauthsession",
+    "tpm2_policysecret",
+    "tpm2_activatecredential",
 )
+#: Of cima's own key.
+ATTRIBUTES = "restricted|sign|userwithauth|fixedtpm|fixedparent|sensitivedataorigin|noda"
 
 
 def missing() -> list[str]:
@@ -62,6 +71,44 @@ class Tpm:
             "ima_measurement_list": text,
         }
 
+    def key(self, scheme: str = "ecc256:ecdsa-sha256:null", attributes: str = ATTRIBUTES) -> dict[str, str | None]:
+        """As `cima evidence key --json` writes it, of a key that is made so. The TPM says its name."""
+        self._run("tpm2_createprimary", "-C", "e", "-G", scheme, "-g", "sha256", "-a", attributes, "-c", "key.ctx")
+        return self._said("key.ctx")
+
+    def agents_key(self) -> dict[str, str | None]:
+        """Likewise, of the key that quotes here are by: as Keylime's agent makes it."""
+        return self._said("ak.ctx")
+
+    def _said(self, context: str) -> dict[str, str | None]:
+        self._run("tpm2_readpublic", "-c", context, "-o", "read.pub", "-n", "read.name")
+        public = (self._directory / "read.pub").read_bytes()
+        return {
+            "handle": "0x8101c1a0",
+            "name": (self._directory / "read.name").read_bytes().hex(),
+            "tpm_ak": base64.b64encode(public).decode(),
+            "ak_sha256": hashlib.sha256(public).hexdigest(),
+            "tpm_ek": self._base64("ek.pub"),
+            "ek_certificate": None,
+        }
+
+    def opened(self, ek: str, name: str, secret: bytes) -> bytes:
+        """What the TPM opens of a credential that was made for this endorsement key and name, with the key that `key` made."""
+        (self._directory / "secret").write_bytes(secret)
+        (self._directory / "opened").unlink(missing_ok=True)
+        self._run("tpm2_makecredential", "-T", "none", "-u", ek, "-n", name, "-s", "secret", "-o", "credential")
+        self._run("tpm2_startauthsession", "--policy-session", "-S", "session.ctx")
+        try:
+            self._run("tpm2_policysecret", "-S", "session.ctx", "-c", "e")
+            self._run(
+                *("tpm2_activatecredential", "-c", "key.ctx", "-C", "ek.ctx", "-i", "credential", "-o", "opened"),
+                *("-P", "session:session.ctx"),
+            )
+        finally:
+            self._run("tpm2_flushcontext", "session.ctx")
+            self._run("tpm2_flushcontext", "-t")
+        return (self._directory / "opened").read_bytes()
+
     def _base64(self, file: str) -> str:
         return base64.b64encode((self._directory / file).read_bytes()).decode()
 
@@ -71,7 +118,7 @@ class Tpm:
         )
         assert done.returncode == 0, f"{command[0]}: {done.stderr}"
         # Without a resource manager nobody else does.
-        if command[0] in ("tpm2_createek", "tpm2_createak", "tpm2_quote"):
+        if command[0] in ("tpm2_createek", "tpm2_createak", "tpm2_createprimary", "tpm2_readpublic", "tpm2_quote"):
             self._run("tpm2_flushcontext", "-t")
 
 

@@ -22,6 +22,7 @@ COMMANDS = [
     ["policy", "remove"],
     ["policy", "show"],
     ["push"],
+    ["key"],
     ["verify"],
     ["explain"],
 ]

@@ -13,6 +13,7 @@ import pytest
 
 from cima_keylime.cli import main
 from conftest import WEB, WEB_FILES, Write, good_node, reference_of
+from test_key import public, said_of
 
 ROUNDS = 150
 # A quote of no PCR at all.
@@ -56,7 +57,7 @@ def mutated(source: random.Random, data: bytes) -> bytes:
     return bytes(changed)
 
 
-@pytest.mark.parametrize("kind", ["reference", "policy", "ascii", "binary", "failure", "log", "evidence"])
+@pytest.mark.parametrize("kind", ["reference", "policy", "ascii", "binary", "failure", "log", "evidence", "key"])
 def test_mutated_inputs_end_with_an_exit_code(
     kind: str, policy: str, web: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -78,6 +79,7 @@ def test_mutated_inputs_end_with_an_exit_code(
                 "ima_measurement_list": node.list.text,
             }
         ).encode(),
+        "key": json.dumps(said_of(public())).encode(),
     }
     path = str(tmp_path / "hostile")
     commands = {
@@ -87,6 +89,7 @@ def test_mutated_inputs_end_with_an_exit_code(
         "binary": [["explain", "--list", path, "--policy", policy], ["policy", "make", "--agent-list", path]],
         "failure": [["explain", path, "--policy", policy]],
         "log": [["explain", path, "--policy", policy]],
+        "key": [["key", path], ["key", path, "--fingerprint"], ["key", path, "--json"]],
         # Never sent anywhere: the quote has no PCR.
         "evidence": [["verify", "--verifier", "https://127.0.0.1:1", "--policy", policy, path]],
     }

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from cima_keylime import __version__
-from cima_keylime.commands import explain, policy, push, verify
+from cima_keylime.commands import explain, key, policy, push, verify
 from cima_keylime.commands.shared import GOOD, UNUSABLE
 from cima_keylime.unusable import UnusableError
 
@@ -51,7 +51,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"cima-keylime {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for command in (policy, push, verify, explain):
+    for command in (policy, push, key, verify, explain):
         command.add_to(commands)
     return parser
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from cima_keylime import images, names, runtime_policy
+from cima_keylime import excludes, images, names
 from cima_keylime.failures import Failure
 from cima_keylime.measurement_list import Entry
 from cima_keylime.runtime_policy import Policy
@@ -34,7 +34,7 @@ _EVENTS = {
     " order, or the list was read before the quote was made",
     "quote_progress": "the TPM's value did not catch up with the list",
     "ima_hash": "an entry of the list does not have its own template hash: it was changed",
-    "ima_pcr": "an entry extends another PCR than 10, which Keylime refuses: sink pcr of cima is not for Keylime",
+    "ima_pcr": "an entry extends another PCR than 10, which Keylime refuses: cima's sink pcr needs pcr = 10 for Keylime",
     "tomtou": "an entry is a violation of IMA's own: a file was measured while somebody could write it",
     "parser.entry": "a line of the list is no entry that Keylime can read",
     "quote_validation": "the quote is not that of this key with this nonce",
@@ -105,13 +105,16 @@ class Explainer:
         return _joined(findings)
 
     def entries(self, entries: Iterable[Entry], policy: Policy, counts: Counter[str]) -> Iterator[Finding]:
-        """Judges cima's entries of a list as Keylime does, and by what it does not look at. Others are counted."""
-        excludes = runtime_policy.excludes_of(policy)
+        """Judges cima's entries of a list as Keylime does, and by what it does not look at. Others are counted.
+
+        Of excludes those alone count that a policy may have for names of cima's.
+        """
+        excluded = excludes.of_cima(policy["excludes"])
         for entry in entries:
             mine = entry.name.startswith(names.PREFIX)
             counts["cima" if mine else "other"] += 1
             if mine:
-                finding = self._judged(entry, policy, excludes is not None and excludes.match(entry.name) is not None)
+                finding = self._judged(entry, policy, excluded is not None and excluded.match(entry.name) is not None)
                 if finding is not None:
                     finding.entry = entry.number
                     yield finding
@@ -177,7 +180,7 @@ class Explainer:
         if said.family == "sink":
             return f"the agent's sink {shown(said.kind)} is not one that the policy is made for"
         if said.family == "ctx":
-            return f"context events are not excluded: the policy lacks the exclude {images.CONTEXT}"
+            return f"context events are not excluded: the policy lacks the exclude {excludes.CONTEXT}"
         return f"an entry of cima's of a kind that is not known here: {shown(said.family)}"
 
     def _image(self, image: str) -> str:

@@ -15,7 +15,7 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from cima_keylime import names, runtime_policy
+from cima_keylime import excludes, names, runtime_policy
 from cima_keylime.reference import Reference
 from cima_keylime.runtime_policy import Policy
 from cima_keylime.unusable import UnusableError, opened, shown
@@ -26,8 +26,6 @@ TABLE_OF_SINK = {"kernel": "ima-buf", "ima-file": "digests", "pcr": "ima-buf"}
 SINKS = tuple(TABLE_OF_SINK)
 #: A sink for each form that entries have.
 FORMS = ("kernel", "ima-file")
-#: Context events are bound to the PCR by the list, and nothing that a policy could know. Both sinks name them so.
-CONTEXT = r"cima-ctx:[0-9]+$"
 AGENT_PARTS = ("binary", "probes", "lister", "config", "policy", "admission")
 _META_VERSION = 1
 
@@ -86,8 +84,8 @@ def allow_agent(policy: Policy, parts: Iterable[tuple[str, str]], sinks: Iterabl
     for sink in sinks:
         digest = digest_of(f"v1;sink={sink}")
         runtime_policy.allow(policy[TABLE_OF_SINK[sink]], f"cima-sink:{sink}", [digest])
-    if CONTEXT not in policy["excludes"]:
-        policy["excludes"].append(CONTEXT)
+    if excludes.CONTEXT not in policy["excludes"]:
+        policy["excludes"].append(excludes.CONTEXT)
 
 
 def _tables(policy: Policy, sinks: Iterable[str]) -> list[tuple[str, runtime_policy.Table]]:
@@ -118,17 +116,19 @@ def allowed(policy: Policy) -> dict[str, Allowed]:
     """The images in a policy, by digest: those whose admission or executables are allowed."""
     found: dict[str, Allowed] = {}
     counts: dict[tuple[str, str], int] = {}
-    for sink in FORMS:
-        for name in policy[TABLE_OF_SINK[sink]]:
+    said = sinks_of(policy)
+    for key in dict.fromkeys(TABLE_OF_SINK.values()):
+        sinks = tuple(sink for sink in said if TABLE_OF_SINK[sink] == key)
+        for name in policy[key]:
             if not name.startswith(("cima-image:sha256:", "cima-exec:sha256:")):
                 continue
             family, _, rest = name.partition(":")
             image = rest[:71]
             one = found.setdefault(image, Allowed(image))
             if family == "cima-image":
-                one.sinks += (sink,)
+                one.sinks += sinks
             else:
-                counts[image, sink] = counts.get((image, sink), 0) + 1
+                counts[image, key] = counts.get((image, key), 0) + 1
     for (image, _), count in counts.items():
         found[image].executables = max(found[image].executables, count)
     for image, known in _known(policy).items():

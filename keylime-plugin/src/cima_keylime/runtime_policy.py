@@ -3,18 +3,17 @@
 
 The schema is `RUNTIME_POLICY_SCHEMA` in Keylime 7.14.3, `keylime/ima/ima.py`. Keylime permits keys of others in every
 object and keeps them. How it looks an entry up: `ima-buf` entries by name in `ima-buf`, files by path in
-`digests`, unless an exclude matches the name; excludes are regular expressions, matched at the beginning of the name.
+`digests`, unless an exclude matches the name (`excludes`).
 """
 
 from __future__ import annotations
 
 import json
 import re
-import warnings
 from collections.abc import Iterable
 from typing import Any, TextIO, cast
 
-from cima_keylime import names
+from cima_keylime import excludes, names
 from cima_keylime.unusable import UnusableError, label, parse_json, read_text, shown
 
 #: `RUNTIME_POLICY_CURRENT_VERSION`
@@ -28,30 +27,6 @@ _KEYS = ("meta", "release", "digests", "excludes", "keyrings", "ima", "ima-buf",
 
 Policy = dict[str, Any]
 Table = dict[str, list[str]]
-
-_NO_IMAGE = "sha256:" + "0" * 64
-_VIOLATIONS = [
-    f"cima-violation:{kind}:{image}:{path}"
-    for kind in (
-        "writer",
-        "hash",
-        "mprotect",
-        "anonymous",
-        "kernel-load",
-        "path",
-        "unregistered",
-        "root",
-        "loss",
-        "chain",
-    )
-    for image in (_NO_IMAGE, "unmeasured", "unregistered")
-    for path in ("", "/", "/usr/bin/tool", "%2Fusr%2Fbin%2Ftool")
-]
-_MEASURED = [
-    *(f"cima-exec:{_NO_IMAGE}:{path}" for path in ("/usr/bin/tool", "%2Fusr%2Fbin%2Ftool")),
-    f"cima-image:{_NO_IMAGE}",
-    "cima-agent:binary",
-]
 
 
 def empty() -> Policy:
@@ -125,7 +100,7 @@ def _check(policy: Any, source: str) -> None:
         raise UnusableError(f'{source}: "ima.dm_policy" is not null, which Keylime refuses')
     if not isinstance(policy["verification-keys"], str):
         raise UnusableError(f'{source}: "verification-keys" is no text')
-    _check_excludes(policy["excludes"], source)
+    excludes.check(policy["excludes"], source)
 
 
 def _check_table(found: Any, where: str) -> None:
@@ -137,26 +112,6 @@ def _check_table(found: Any, where: str) -> None:
         for digest in digests:
             if not isinstance(digest, str) or _HEX.fullmatch(digest) is None:
                 raise UnusableError(f'{where}: "{shown(name)}": "{shown(str(digest))}" is no digest')
-
-
-def _check_excludes(excludes: Any, source: str) -> None:
-    if not _is_texts(excludes):
-        raise UnusableError(f'{source}: "excludes" is no list of texts')
-    for exclude in excludes:
-        _compiled(exclude, source)
-    # Keylime joins them, and ignores all if that is none: `valid_exclude_list`, keylime/common/validators.py.
-    if excludes:
-        _compiled("(" + ")|(".join(excludes) + ")", source)
-
-
-def _compiled(exclude: str, source: str) -> re.Pattern[str]:
-    try:
-        with warnings.catch_warnings():
-            # Flags inside are an error since Python 3.11, whichever Keylime runs with.
-            warnings.simplefilter("error", DeprecationWarning)
-            return re.compile(exclude)
-    except (re.error, OverflowError, RecursionError, DeprecationWarning) as error:
-        raise UnusableError(f'{source}: the exclude "{shown(exclude)}" is no regular expression: {error}') from error
 
 
 def _is_texts(found: Any) -> bool:
@@ -172,19 +127,14 @@ def refuse_violations(policy: Policy, source: str) -> None:
                 f'{source}: "{key}" allows violations, which no policy may: "{shown(allowed[0])}"'
                 f" ({len(allowed)} in all)"
             )
-    for exclude in policy["excludes"]:
-        pattern = _compiled(exclude, source)
-        for name in _VIOLATIONS + _MEASURED:
-            if pattern.match(name) is not None or "cima-violation" in exclude:
-                raise UnusableError(
-                    f'{source}: the exclude "{shown(exclude)}" would have Keylime pass over "{name}" and the like;'
-                    " write it so that it matches no name that begins with cima-"
-                )
+    excludes.refuse(policy["excludes"], source)
 
 
-def excludes_of(policy: Policy) -> re.Pattern[str] | None:
-    """What Keylime makes of the excludes: one expression, to be matched at the beginning of a name."""
-    return re.compile("(" + ")|(".join(policy["excludes"]) + ")") if policy["excludes"] else None
+def guard_excludes(policy: Policy, source: str) -> int:
+    """Keeps the excludes from names of cima's. Returns how many were changed."""
+    before = policy["excludes"]
+    policy["excludes"] = excludes.guarded(before, source)
+    return len(set(before) - set(policy["excludes"]))
 
 
 def without_cima(policy: Policy) -> int:
@@ -195,7 +145,7 @@ def without_cima(policy: Policy) -> int:
         for name in mine:
             del policy[key][name]
         dropped += len(mine)
-    policy["excludes"] = [one for one in policy["excludes"] if "cima-" not in one]
+    policy["excludes"] = [one for one in policy["excludes"] if not excludes.names_cima(one)]
     policy["meta"].pop("cima", None)
     return dropped
 
@@ -213,7 +163,7 @@ def merge(into: Policy, other: Policy, source: str) -> None:
         for name, digests in table(other, key).items():
             allow(mine, name, digests)
     into["excludes"] = list(dict.fromkeys(into["excludes"] + other["excludes"]))
-    _check_excludes(into["excludes"], source)
+    excludes.check(into["excludes"], source)
     into["release"] = max(into["release"], other["release"])
     mine, theirs = into["ima"], other["ima"]
     if mine["log_hash_alg"] != theirs["log_hash_alg"]:

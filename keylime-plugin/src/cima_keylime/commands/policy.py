@@ -44,10 +44,18 @@ def _sinks(given: str) -> tuple[str, ...]:
 
 
 def _write_policy(policy: Policy, given: argparse.Namespace, source: str) -> int:
-    runtime_policy.refuse_violations(policy, source)
+    _refuse_violations(policy, source)
     with written(given.output) as file:
         runtime_policy.write(policy, file)
     return GOOD
+
+
+def _refuse_violations(policy: Policy, source: str) -> None:
+    """Nor may an exclude let one pass. Those that might are kept from cima's names."""
+    changed = runtime_policy.guard_excludes(policy, source)
+    if changed:
+        print(f"{source}: {changed} excludes kept from names of cima's", file=sys.stderr)
+    runtime_policy.refuse_violations(policy, source)
 
 
 def _add_make(to: Any) -> None:
@@ -103,7 +111,7 @@ def _make(given: argparse.Namespace) -> int:
         if given.drop_cima:
             dropped = runtime_policy.without_cima(policy)
             print(f"{label(given.base)}: {dropped} names of cima's left out", file=sys.stderr)
-        runtime_policy.refuse_violations(policy, label(given.base))
+        _refuse_violations(policy, label(given.base))
     policy["meta"].update(version=runtime_policy.VERSION, generator=runtime_policy.GENERATOR)
     sinks = _sinks(given.sink)
     parts = [part for text in given.agent for part in [_agent_part(text)]]
@@ -153,8 +161,9 @@ def _add_merge(to: Any) -> None:
     parser = command(
         to,
         "merge",
-        "Join runtime policies. What any of them allows or excludes, the result does.",
-        "  cima-keylime policy merge host.json web.json db.json -o policy.json",
+        "Join runtime policies. What any of them allows or excludes, the result does; excludes are kept from names of cima's.",
+        """  cima-keylime policy merge host.json web.json db.json -o policy.json
+  cima-keylime policy merge policy.json -o policy.json      # one of somebody else's, so that it may be pushed""",
         "0 joined",
         _merge,
     )
@@ -165,10 +174,10 @@ def _add_merge(to: Any) -> None:
 def _merge(given: argparse.Namespace) -> int:
     first, *others = given.policies
     policy = read_policy(first)
-    runtime_policy.refuse_violations(policy, label(first))
+    _refuse_violations(policy, label(first))
     for path in others:
         other = read_policy(path)
-        runtime_policy.refuse_violations(other, label(path))
+        _refuse_violations(other, label(path))
         runtime_policy.merge(policy, other, label(path))
         images.merge_meta(policy, other)
     return _write_policy(policy, given, "the policy")

@@ -33,7 +33,7 @@ def command(
     return parser
 
 
-def json_argument(parser: argparse.ArgumentParser) -> None:
+def json_argument(parser: argparse._ActionsContainer) -> None:
     """`--json`."""
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
 
