@@ -93,7 +93,6 @@ impl Need {
                 ("python3-gpg", "is a part of Keylime that its index lacks"),
                 ("swtpm", "is the TPM of a test"),
                 ("tpm2-tools", "quotes in a test"),
-                ("jq", "reads JSON in the guide's commands"),
             ],
         }
     }
