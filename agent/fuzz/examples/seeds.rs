@@ -9,7 +9,7 @@ use cima_agent::{
     containers::Identities,
     ledger::{Ledger, Origin, segments},
     measure::{
-        Batch, ContextEvent, PolicyEvent, SelfPart, Violation, measure,
+        Batch, ContextEvent, Executed, PolicyEvent, SelfPart, Violation, measure,
         proto::{self, context_event::What},
     },
     probes::Event,
@@ -200,7 +200,8 @@ fn said(start: u64) -> (Vec<PolicyEvent>, Batch) {
     batch.set_queue(5, 4096 * start);
     for (_, record) in records() {
         let event = Event::parse(&record).expect("a record of this version");
-        let measured = measure(&event, &Identities::default().of(&event), BOOT);
+        let identity = Identities::default().of(&event);
+        let measured = measure(&event, &identity, BOOT, &mut Executed::default());
         events.extend(measured.policy_event);
         batch.push(measured.context);
     }

@@ -6,7 +6,7 @@
 use cima_abi::{ABI_VERSION, Header, Kind};
 use cima_agent::{
     containers::Identities,
-    measure::{Batch, PolicyEvent, batch_name, measure, unescape},
+    measure::{Batch, Executed, PolicyEvent, batch_name, measure, unescape},
     probes::{Event, Parser, What},
     verify::BatchView,
 };
@@ -43,7 +43,7 @@ fn one(record: &[u8]) {
     };
     let identity = Identities::default().of(&event);
     assert!(matches!(identity.container_id.len(), 0 | 64));
-    let measured = measure(&event, &identity, BOOT);
+    let measured = measure(&event, &identity, BOOT, &mut Executed::default());
     if let Some(said) = &measured.policy_event {
         let path = match event.what {
             // Of a container's root, whatever program made it so.

@@ -326,6 +326,11 @@ impl Ledger {
         self.anew
     }
 
+    /// What anchors it.
+    pub fn anchorage(&self) -> Anchorage {
+        self.sink.anchorage()
+    }
+
     /// Directory of this boot's segments.
     pub fn dir(&self) -> &Path {
         &self.dir

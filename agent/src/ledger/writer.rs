@@ -18,7 +18,7 @@ use std::{
 use super::{Ledger, LedgerError};
 use crate::{
     containers::Identities,
-    measure::{Batch, ContextEvent, PolicyEvent, loss, measure},
+    measure::{Anchorage, Batch, ContextEvent, Executed, PolicyEvent, loss, measure},
     metrics::Metrics,
     probes::{Event, EventError, Queue, Waker},
 };
@@ -33,6 +33,9 @@ const CROWDED: u64 = 4;
 /// How long context may wait for company. What a verifier wants to know, such as the digest of
 /// a file that is new to the list, waits for nothing.
 const LINGER: Duration = Duration::from_secs(2);
+/// How long what a verifier wants to know may wait where the kernel itself has listed it before the agent hears of it: for
+/// others of its kind. It costs the kernel a walk along its list to say what is new there.
+const LISTED_LINGER: Duration = Duration::from_millis(100);
 /// How long to wait for a record that the kernel has begun.
 const UNFINISHED: Duration = Duration::from_millis(5);
 /// How long to wait before the disk or the TPM is tried again.
@@ -166,7 +169,12 @@ impl Writer {
         let (messages, receiver) = channel();
         let stop = Arc::new(AtomicBool::new(false));
         let identities = Identities::new(ledger.registry().clone());
+        let news_linger = match ledger.anchorage() {
+            Anchorage::Kernel => LISTED_LINGER,
+            Anchorage::ImaFile | Anchorage::Pcr | Anchorage::None => Duration::ZERO,
+        };
         let desk = Desk {
+            news_linger,
             ledger,
             feed,
             messages: receiver,
@@ -267,6 +275,8 @@ fn commit(ledger: &mut Ledger, mut group: Group, feed: &dyn Feed) -> Result<(), 
 #[derive(Default)]
 struct Group {
     events: Vec<PolicyEvent>,
+    /// What of `events` an execution need not say again.
+    executed: Executed,
     batch: Batch,
     /// When each mapped file was seen, ns since boot.
     seen_ns: Vec<u64>,
@@ -274,6 +284,8 @@ struct Group {
     urgent: bool,
     /// When the first of it came.
     since: Option<Instant>,
+    /// When the first of `events` came.
+    news_since: Option<Instant>,
 }
 
 impl Group {
@@ -298,10 +310,24 @@ impl Group {
         !self.is_empty() && (self.urgent || waited || crowded || self.is_full())
     }
 
-    /// How long it may still wait.
-    fn patience(&self) -> Duration {
-        self.since
-            .map_or(LINGER, |since| LINGER.saturating_sub(since.elapsed()))
+    /// Whether what a verifier wants to know waits no longer; so long it may.
+    fn has_news(&self, linger: Duration) -> bool {
+        !self.events.is_empty()
+            && self
+                .news_since
+                .is_none_or(|since| since.elapsed() >= linger)
+    }
+
+    /// How long it may still wait, what a verifier wants to know for `news`.
+    fn patience(&self, news: Duration) -> Duration {
+        let left = |since: Option<Instant>, linger: Duration| {
+            since.map_or(linger, |since| linger.saturating_sub(since.elapsed()))
+        };
+        let context = left(self.since, LINGER);
+        if self.events.is_empty() {
+            return context;
+        }
+        context.min(left(self.news_since, news))
     }
 
     /// Adds what the kernel reported; a record that cannot be read is a loss.
@@ -314,9 +340,11 @@ impl Group {
         self.since.get_or_insert_with(Instant::now);
         match event {
             Ok(event) => {
-                let measured = measure(&event, &identities.of(&event), boot_id);
+                let identity = identities.of(&event);
+                let measured = measure(&event, &identity, boot_id, &mut self.executed);
                 if measured.policy_event.is_some() {
                     self.seen_ns.push(event.time_ns);
+                    self.news_since.get_or_insert_with(Instant::now);
                 }
                 self.events.extend(measured.policy_event);
                 self.batch.push(measured.context);
@@ -335,6 +363,14 @@ impl Group {
         if let Some(context) = context {
             self.batch.push(context);
         }
+    }
+
+    /// What a verifier waits for, and when of it each mapped file was seen.
+    fn take_news(&mut self) -> (Vec<PolicyEvent>, Vec<u64>) {
+        self.executed.clear();
+        self.news_since = None;
+        let seen_ns = std::mem::take(&mut self.seen_ns);
+        (std::mem::take(&mut self.events), seen_ns)
     }
 
     fn take(&mut self) -> (Vec<PolicyEvent>, Batch) {
@@ -357,6 +393,8 @@ struct Desk {
     waiting: Vec<Done>,
     stop: Arc<AtomicBool>,
     metrics: Arc<Metrics>,
+    /// How long news may wait.
+    news_linger: Duration,
     /// How often the PCR is looked at, and when it was last.
     check: Duration,
     checked: Instant,
@@ -371,7 +409,7 @@ impl Desk {
             self.metrics.ring(taken, room);
             if self.group.is_due((taken, room)) {
                 self.write()?;
-            } else if !self.group.events.is_empty() {
+            } else if self.group.has_news(self.news_linger) {
                 self.write_news()?;
             } else if self.is_at_end() {
                 if let Some((_, farewell)) = self.end.take() {
@@ -394,7 +432,7 @@ impl Desk {
         if self.feed.position() < self.feed.end() {
             return UNFINISHED;
         }
-        self.group.patience()
+        self.group.patience(self.news_linger)
     }
 
     /// Takes the messages that are there.
@@ -444,8 +482,7 @@ impl Desk {
     /// again to be extended. The records stay in the kernel's queue meanwhile; an agent that
     /// reads them again finds that the news are in the list.
     fn write_news(&mut self) -> Result<(), LedgerError> {
-        let events = std::mem::take(&mut self.group.events);
-        let seen_ns = std::mem::take(&mut self.group.seen_ns);
+        let (events, seen_ns) = self.group.take_news();
         let before = self.ledger.entries();
         persist(&mut self.ledger, &self.stop, &self.metrics, |ledger| {
             ledger.commit(&events, Batch::new())
@@ -536,5 +573,24 @@ mod tests {
         assert!(group.is_due((250, 1000)));
         group.urgent = true;
         assert!(group.is_due((0, 1000)));
+    }
+
+    #[test]
+    fn what_the_kernel_has_listed_waits_a_moment_and_what_it_has_not_does_not() {
+        let mut group = Group::default();
+        assert!(!group.has_news(Duration::ZERO), "there are none");
+        group.events.push(PolicyEvent::own_violation(
+            crate::measure::Violation::Loss,
+            "x",
+        ));
+        group.news_since = Some(Instant::now());
+        assert!(group.has_news(Duration::ZERO));
+        assert_eq!(group.patience(Duration::ZERO), Duration::ZERO);
+        let hour = Duration::from_secs(3600);
+        assert!(!group.has_news(hour));
+        assert!(group.patience(hour) <= LINGER);
+        group.take_news();
+        assert!(!group.has_news(Duration::ZERO));
+        assert_eq!(group.patience(Duration::ZERO), LINGER);
     }
 }

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use cima_abi::{ABI_VERSION, ARGS_LEN, Header, Kind, SHORT_PATH};
+use cima_abi::{ABI_VERSION, ARGS_LEN, Header, Kind, SHORT_PATH, flag};
 
 use super::{
     Feed, LedgerError, Message, Opened, Writer, WriterHandle, drain,
@@ -176,6 +176,45 @@ fn what_a_verifier_waits_for_is_written_at_once_and_context_waits_for_company() 
     end(&handle);
     writer.finish(PATIENCE).unwrap();
     assert!(replays(dir.path(), &tpm));
+}
+
+#[test]
+fn executions_that_are_violations_are_said_once_for_each_file_and_told_each_time() {
+    let (dir, tpm, feed) = (tempfile::tempdir().unwrap(), Tpm::new(), Fake::default());
+    let executed = |n| {
+        record(Kind::Exec, n).map(|mut event| {
+            event.flags |= flag::UNREGISTERED;
+            event
+        })
+    };
+    let (writer, handle) = start(dir.path(), &tpm, &feed);
+    for n in [1, 2, 1, 1, 2] {
+        feed.put(executed(n));
+    }
+    // In another group, and by an agent that found them in the list.
+    eventually(|| feed.released() == 5);
+    feed.put(executed(1));
+    end(&handle);
+    drop(writer.finish(PATIENCE).unwrap());
+    let (writer, handle) = start(dir.path(), &tpm, &feed);
+    feed.put(executed(2));
+    feed.put(executed(3));
+    end(&handle);
+    writer.finish(PATIENCE).unwrap();
+    let said = names(dir.path());
+    let said: Vec<_> = said
+        .iter()
+        .filter(|name| name.contains("violation"))
+        .collect();
+    let of = |n| format!("cima-violation:unregistered:unregistered:/bin/{n}");
+    assert_eq!(said, [&of(1), &of(2), &of(3)]);
+    let told = list(dir.path()).into_iter().filter_map(|entry| {
+        let batch = decode_batch(entry.fields().ok()?.payload?)?;
+        let what = batch.events.into_iter().filter_map(|event| event.what);
+        let is_execution = |what: &_| matches!(what, proto::context_event::What::Execution(_));
+        Some(what.filter(is_execution).count())
+    });
+    assert_eq!(told.sum::<usize>(), 8);
 }
 
 #[test]

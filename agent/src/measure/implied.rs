@@ -119,7 +119,7 @@ mod tests {
     use super::*;
     use crate::{
         containers::{Identities, Registered, Registry},
-        measure::{Batch, loss, measure},
+        measure::{Batch, Executed, loss, measure},
         probes::{Breach, ChangeKind, Event, Hash, Home, How, Object, Subject, What as Seen},
         shared::Shared,
         verify::BatchView,
@@ -213,7 +213,7 @@ mod tests {
             let mut identities = Identities::new(registry);
             let (mut batch, mut said) = (Batch::new(), Vec::new());
             for event in &events {
-                let measured = measure(event, &identities.of(event), BOOT);
+                let measured = measure(event, &identities.of(event), BOOT, &mut Executed::default());
                 batch.push(measured.context);
                 said.push(measured.policy_event);
             }

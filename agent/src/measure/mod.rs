@@ -22,12 +22,14 @@ pub use name::{escape, file_name, unescape};
 pub use namespaced::namespaced_digest;
 pub use policy_event::{PolicyEvent, SelfPart, Violation};
 
+use std::collections::HashSet;
+
 use cima_abi::flag;
 
 use crate::{
     containers::{Identity, Provenance},
-    probes::{Breach, Event, Hash, What},
-    shared::Shared,
+    probes::{Breach, Event, Hash, Object, What},
+    shared::{Hashed, Shared},
 };
 
 /// The file type in a mode, and that of a regular file: `include/uapi/linux/stat.h`.
@@ -43,8 +45,17 @@ pub struct Measured {
     pub context: ContextEvent,
 }
 
-/// Measures one event of the container `identity`, on the boot `boot_id`.
-pub fn measure(event: &Event, identity: &Shared<Identity>, boot_id: &str) -> Measured {
+/// Files whose execution is said to be a violation already in the group of events at hand, and in whose container. Again it
+/// says nothing new; to put it into words each time is most of what an execution costs.
+pub type Executed = HashSet<(Shared<Object>, Shared<Identity>), Hashed>;
+
+/// Measures one event of the container `identity`, on the boot `boot_id`, in a group with `executed`.
+pub fn measure(
+    event: &Event,
+    identity: &Shared<Identity>,
+    boot_id: &str,
+    executed: &mut Executed,
+) -> Measured {
     let said = Said {
         provenance: &identity.provenance,
         event,
@@ -53,9 +64,9 @@ pub fn measure(event: &Event, identity: &Shared<Identity>, boot_id: &str) -> Mea
         What::Measured { hash, .. } => Some(said.measured(hash)),
         What::Breach(breach) => Some(said.breached(*breach)),
         // What is executed is also measured; the execution itself is context, unless nobody may execute there.
-        What::Exec(_) if event.flags & flag::UNREGISTERED != 0 => {
-            Some(said.violation(Violation::Unregistered, "executed"))
-        }
+        What::Exec(_) if event.flags & flag::UNREGISTERED != 0 => executed
+            .insert((event.file.clone(), identity.clone()))
+            .then(|| said.violation(Violation::Unregistered, "executed")),
         What::Denied => Some(said.violation(Violation::Unregistered, "denied")),
         What::Change(..) if event.flags & flag::OTHER_ROOT != 0 => {
             // Whatever program the runtime is: its path is not the container's.
