@@ -73,6 +73,17 @@ impl Site {
         site
     }
 
+    /// The same with the sink `kind`, and a state and a log of its own: what one sink has begun no other goes on with.
+    pub(crate) fn shipped_with_sink(kind: &str) -> Self {
+        let mut site = Self::shipped();
+        site.state = PathBuf::from(format!("/var/lib/cima-{kind}"));
+        let state_dir = format!("state_dir = \"{}\"", site.state.display());
+        site.configure_shipped("state_dir = \"/var/lib/cima\"", &state_dir);
+        site.configure_shipped("kind = \"auto\"", &format!("kind = \"{kind}\""));
+        let _ = fs::remove_file(site.dir.join("cimad.log"));
+        site
+    }
+
     /// The admission policy that is shipped.
     fn install_rules(&self) {
         fs::create_dir_all(self.rules()).expect("the guest's disks can be written");
@@ -166,8 +177,12 @@ impl Site {
 
     /// Copies list and log to the host, for whoever looks into a failure.
     fn keep(&self) {
-        let name = self.dir.file_name().unwrap_or_default();
-        let kept = Path::new("/out").join(name);
+        // The shipped configuration is the same directory whatever the sink.
+        let named = match self.state.starts_with(&self.dir) {
+            true => &self.dir,
+            false => &self.state,
+        };
+        let kept = Path::new("/out").join(named.file_name().unwrap_or_default());
         let _ = fs::create_dir_all(&kept);
         for file in fs::read_dir(self.list()).into_iter().flatten().flatten() {
             let _ = fs::copy(file.path(), kept.join(file.file_name()));

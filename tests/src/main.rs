@@ -11,6 +11,7 @@ mod claims;
 mod evmctl;
 mod hooks;
 mod host_list;
+mod kernel_sink;
 mod kfunc;
 mod load;
 mod metrics;

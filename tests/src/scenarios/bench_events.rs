@@ -22,6 +22,7 @@ use crate::load::{FILES, Load};
 use crate::metrics::buckets;
 use crate::process;
 use crate::tpm_proxy::SoftTpm;
+use crate::{host_list, kernel_sink};
 
 pub(crate) const SCENARIO: Scenario = Scenario {
     name: "bench-events",
@@ -54,6 +55,9 @@ struct Arguments {
     /// Instead of the machine's TPM, one whose every extend takes this much longer
     #[arg(long, value_name = "MILLISECONDS")]
     slow: Option<u64>,
+    /// Where entries are anchored
+    #[arg(long, default_value = "pcr")]
+    sink: String,
     /// Events a second to try; 0: as many as the load can make
     #[arg(long, value_delimiter = ',', required = true)]
     rates: Vec<u32>,
@@ -66,10 +70,24 @@ fn play(claims: &mut Claims, arguments: &[String]) {
     let words = std::iter::once("bench-events").chain(arguments.iter().map(String::as_str));
     let asked = Arguments::try_parse_from(words).unwrap_or_else(|error| panic!("{error}"));
     let site = Site::shipped();
+    change_config(
+        &site,
+        "kind = \"auto\"",
+        &format!("kind = \"{}\"", asked.sink),
+    );
+    if asked.sink != "pcr" {
+        host_list::write_rules(kernel_sink::RULES);
+    }
+    if asked.sink == "kernel" {
+        kernel_sink::load();
+    }
     let slow = asked.slow.map(|ms| slow_tpm(&site, ms));
     change_config(&site, NO_METRICS, &format!("listen = \"unix:{METRICS}\""));
     let agent = site.start();
     let fresh = claims.claim("each new program is in the TPM", || fresh(&site));
+    let rush = claims.claim("and so are those that come one after the other", || {
+        rush(&site)
+    });
     let quiet = claims.claim("the way to the TPM is timed", || timed(&site));
     let mut trials = Vec::new();
     for rate in &asked.rates {
@@ -78,12 +96,15 @@ fn play(claims: &mut Claims, arguments: &[String]) {
     }
     let memory = memory(&agent);
     agent.stop();
-    claims.claim("the list is in the TPM", || verify(&site, slow.as_ref()));
+    claims.claim("the list is in the TPM", || {
+        verify(&site, &asked, slow.as_ref());
+    });
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let result = json!({
         "kernel": kernel.trim(),
         "slow_ms": asked.slow,
         "fresh": fresh,
+        "rush": rush,
         "quiet": quiet,
         "trials": trials,
         "memory_kib": memory,
@@ -112,29 +133,8 @@ fn change_config(site: &Site, from: &str, to: &str) {
 /// from mapping to TPM, as cimad's own metrics tell: `[seconds, how many took at most that]`, the
 /// last without a bound.
 fn fresh(site: &Site) -> Value {
-    let directory = Path::new(SCRATCH).join("fresh");
-    fs::create_dir_all(&directory).expect("the root can be written");
-    let static_program = fs::read_dir(Path::new(FILES).join("static"));
-    let program = static_program
-        .expect("it is staged")
-        .next()
-        .expect("one file");
-    let program = fs::read(program.expect("a file").path()).expect("it can be read");
-    for number in 0..FRESH {
-        let copy = directory.join(number.to_string());
-        // What lies behind an ELF object's last section nobody reads, but it is hashed.
-        let content = [program.as_slice(), &number.to_le_bytes()].concat();
-        fs::write(&copy, content).expect("the root can be written");
-        let executable = fs::Permissions::from_mode(0o755);
-        fs::set_permissions(&copy, executable).expect("a mode can be set");
-    }
-    let each = format!(
-        "for p in {}/*; do $p || exit; sleep {FRESH_EVERY}; done",
-        directory.display()
-    );
     let before = buckets(Path::new(METRICS), LATENCY);
-    let container = ["unshare", "--mount", "--pid", "--fork", "sh", "-c", &each];
-    process::run_within(VERIFY, &container).succeeded();
+    new_programs("fresh", FRESH_EVERY);
     site.caught_up();
     let after = buckets(Path::new(METRICS), LATENCY);
     let since = after.iter().map(|&(bound, count)| {
@@ -148,6 +148,46 @@ fn fresh(site: &Site) -> Value {
         "{all} of {FRESH} programs were timed"
     );
     json!(since)
+}
+
+/// The same without a pause: an entry each.
+fn rush(site: &Site) -> Value {
+    let start_ns = new_programs("rush", "0");
+    let since = site.caught_up().elapsed();
+    let extended_ns = boottime_ns() - u64::try_from(since.as_nanos()).unwrap_or_default();
+    json!({ "programs": FRESH, "start_ns": start_ns, "extended_ns": extended_ns })
+}
+
+/// Executes programs that nobody executed before in a container, with a pause of so many seconds; when the first began.
+fn new_programs(name: &str, pause: &str) -> u64 {
+    let directory = Path::new(SCRATCH).join(name);
+    fs::create_dir_all(&directory).expect("the root can be written");
+    let static_program = fs::read_dir(Path::new(FILES).join("static"));
+    let program = static_program
+        .expect("it is staged")
+        .next()
+        .expect("one file");
+    let program = fs::read(program.expect("a file").path()).expect("it can be read");
+    for number in 0..FRESH {
+        let copy = directory.join(number.to_string());
+        // What lies behind an ELF object's last section nobody reads, but it is hashed.
+        let content = [program.as_slice(), name.as_bytes(), &number.to_le_bytes()].concat();
+        fs::write(&copy, content).expect("the root can be written");
+        let executable = fs::Permissions::from_mode(0o755);
+        fs::set_permissions(&copy, executable).expect("a mode can be set");
+    }
+    let sleep = match pause {
+        "0" => String::new(),
+        pause => format!("sleep {pause};"),
+    };
+    let each = format!(
+        "for p in {}/*; do $p || exit; {sleep} done",
+        directory.display()
+    );
+    let started = boottime_ns();
+    let container = ["unshare", "--mount", "--pid", "--fork", "sh", "-c", &each];
+    process::run_within(VERIFY, &container).succeeded();
+    started
 }
 
 /// Mappings at a rate for some seconds, and when the last was extended.
@@ -245,14 +285,19 @@ fn memory(agent: &Running<'_>) -> Value {
     })
 }
 
-fn verify(site: &Site, slow: Option<&SoftTpm>) {
+fn verify(site: &Site, asked: &Arguments, slow: Option<&SoftTpm>) {
     if let Some(tpm) = slow {
         tpm.delay_extends(Duration::ZERO);
     }
     let tpm = slow.map_or("--tpm".to_owned(), |tpm| format!("--tpm={}", tpm.tcti()));
     let list = site.list();
     let list = list.to_str().expect("a plain path");
-    process::run_within(VERIFY, &[CIMA, "verify", &tpm, "--", list]).succeeded();
+    let pcr = match asked.sink.as_str() {
+        "pcr" => "13",
+        _ => "10",
+    };
+    let words = [CIMA, "verify", &tpm, "--expect-pcr", pcr, "--", list];
+    process::run_within(VERIFY, &words).succeeded();
 }
 
 fn boottime_ns() -> u64 {

@@ -1,18 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What measuring adds to an execution: the same programs executed with no agent,
-//! under cimad, and under the kernel's IMA. `cargo xtask bench exec` plays this and
+//! under cimad with each sink, and under the kernel's IMA. `cargo xtask bench exec` plays this and
 //! judges /out/bench-exec.json; the claims here say only that whoever was to
 //! measure did, and that nobody else did.
 
 mod copies;
 mod hooks;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use clap::{Parser, ValueEnum};
+use ima_log::HashAlgorithm;
 use serde_json::{Value, json};
 
 use copies::{Copies, Program};
@@ -22,26 +23,37 @@ use super::Scenario;
 use crate::agent::{Running, Site, text};
 use crate::claims::Claims;
 use crate::load::Load;
+use crate::{host_list, kernel_sink};
 
 pub(crate) const SCENARIO: Scenario = Scenario {
     name: "bench-exec",
-    about: "times executions with no agent, under cimad and under the kernel's IMA",
+    about: "times executions with no agent, under cimad with each sink and under the kernel's IMA",
     play,
 };
 
 /// Where the programs are executed: on the root's ext4, or an overlay of it.
 const SCRATCH: &str = "/var/bench";
 const RESULT: &str = "/out/bench-exec.json";
-const IMA: &str = "/sys/kernel/security/ima";
+/// The TPM's: see the bench.
+const BANKS: [HashAlgorithm; 2] = [HashAlgorithm::Sha1, HashAlgorithm::Sha256];
 /// Where probes are pinned that outlive their agent.
 const PINS: &str = "/sys/fs/bpf";
-/// Executables and libraries, whoever maps them: what cimad measures in containers.
-const IMA_RULES: &str =
-    "measure func=BPRM_CHECK mask=MAY_EXEC\nmeasure func=MMAP_CHECK mask=MAY_EXEC\n";
+/// Whose files the kernel's IMA measures: those that are executed in its turn.
+const IMA_OWNER: u32 = 60991;
+const ROOT: u32 = 0;
+
+/// What the sinks in the kernel's list want, and executables and libraries, whoever maps them: what cimad measures in
+/// containers. At once, since Debian's kernels take rules once in a boot; until IMA's turn nobody has files of its owner.
+fn rules() -> String {
+    format!(
+        "{}measure func=BPRM_CHECK mask=MAY_EXEC fowner={IMA_OWNER}\nmeasure func=MMAP_CHECK mask=MAY_EXEC fowner={IMA_OWNER}\n",
+        kernel_sink::RULES
+    )
+}
 
 #[derive(Parser)]
 struct Arguments {
-    /// Who measures, in this order; IMA comes last, since its policy stays
+    /// Who measures, in this order: from the sink kernel on the kernel has a policy, which stays
     #[arg(long, value_delimiter = ',', required = true)]
     under: Vec<Under>,
     #[arg(long, value_delimiter = ',', required = true)]
@@ -56,11 +68,13 @@ struct Arguments {
     hooks: bool,
 }
 
-/// Who measures.
+/// Who measures: nobody, cimad with a sink, or the kernel's IMA.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 enum Under {
     None,
-    Cimad,
+    Pcr,
+    Kernel,
+    ImaFile,
     Ima,
 }
 
@@ -76,9 +90,16 @@ impl Under {
     fn name(self) -> &'static str {
         match self {
             Self::None => "none",
-            Self::Cimad => "cimad",
+            Self::Pcr => "pcr",
+            Self::Kernel => "kernel",
+            Self::ImaFile => "ima-file",
             Self::Ima => "ima",
         }
+    }
+
+    /// Whether the kernel's list has something to do with it.
+    fn wants_rules(self) -> bool {
+        self >= Self::Kernel
     }
 }
 
@@ -146,7 +167,16 @@ impl Row {
     fn copies(self) -> Copies {
         let count = self.pass.count(self.program);
         let count = self.pass.copies(&count);
-        Copies::make(self.program, &self.directory(), count, self.overlay)
+        let owner = match self.under {
+            Under::Ima => IMA_OWNER,
+            _ => ROOT,
+        };
+        Copies::make(
+            self.program,
+            &self.directory(),
+            count,
+            (owner, self.overlay),
+        )
     }
 
     /// Files that are mapped executable from the row's directory.
@@ -162,6 +192,7 @@ fn play(claims: &mut Claims, arguments: &[String]) {
     asked.under.sort_unstable();
     let overlay = asked.overlay;
     let mut rows = Vec::new();
+    let (mut has_rules, mut module_bytes) = (false, None);
     for under in asked.under.iter().copied() {
         let mine = asked.program.iter().flat_map(|&program| {
             asked.pass.iter().map(move |&pass| Row {
@@ -172,14 +203,29 @@ fn play(claims: &mut Claims, arguments: &[String]) {
             })
         });
         let mine: Vec<Row> = mine.collect();
+        if under.wants_rules() && !has_rules {
+            host_list::write_rules(&rules());
+            has_rules = true;
+        }
         rows.extend(match under {
             Under::None => without(claims, &mine),
-            Under::Cimad => with_cimad(claims, &mine, asked.hooks),
+            Under::Pcr | Under::ImaFile => with_cimad(claims, &mine, asked.hooks),
+            Under::Kernel => {
+                module_bytes = Some(kernel_sink::load());
+                let told = with_cimad(claims, &mine, asked.hooks);
+                kernel_sink::unload();
+                told
+            }
             Under::Ima => with_ima(claims, &mine),
         });
     }
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    let result = json!({ "kernel": kernel.trim(), "overlay": overlay, "rows": rows });
+    let result = json!({
+        "kernel": kernel.trim(),
+        "overlay": overlay,
+        "module_bytes": module_bytes,
+        "rows": rows,
+    });
     fs::write(RESULT, format!("{result:#}\n")).expect("/out can be written");
 }
 
@@ -190,43 +236,64 @@ fn without(claims: &mut Claims, rows: &[Row]) -> Vec<Value> {
         told.extend(timed.map(|blocks| tell(row, &blocks, json!({ "measured": 0 }))));
     }
     claims.claim("with no agent nothing is measured", || {
-        assert!(ima_lines(SCRATCH) == 0, "the kernel's IMA has a policy");
+        let measured = listed(Path::new(SCRATCH), Under::Ima).len();
+        assert_eq!(measured, 0, "the kernel's IMA has a policy");
     });
     told
 }
 
 fn with_ima(claims: &mut Claims, rows: &[Row]) -> Vec<Value> {
-    claims.claim("cimad left nothing in the kernel", || {
-        let pins = fs::read_dir(PINS).expect("bpffs is mounted");
-        assert_eq!(pins.count(), 0, "pinned below {PINS}");
-    });
-    fs::write(format!("{IMA}/policy"), IMA_RULES).expect("IMA takes a policy");
+    claims.claim("cimad left nothing in the kernel", nothing_is_pinned);
     let mut told = Vec::new();
     for &row in rows {
         let Some(blocks) = claims.claim(&title(row), || time(row, &row.copies(), || ())) else {
             continue;
         };
-        let measured = claims.claim("the kernel's IMA measured each file once", || {
-            let directory = row.directory();
-            let measured = ima_lines(directory.to_str().expect("a plain path"));
-            assert_eq!(measured, row.files(), "lines of {}", directory.display());
-            measured
-        });
+        let measured = claims.claim("the kernel's IMA measured each file once", || once(row));
         told.push(tell(row, &blocks, json!({ "measured": measured })));
     }
     told
 }
 
-/// Entries of the kernel's list whose name is below `directory`.
-fn ima_lines(directory: &str) -> usize {
-    let list = fs::read_to_string(format!("{IMA}/ascii_runtime_measurements"));
-    let list = list.expect("the kernel's list can be read");
-    let below = format!(" {directory}/");
-    list.lines().filter(|line| line.contains(&below)).count()
+fn nothing_is_pinned() {
+    let pins = fs::read_dir(PINS).expect("bpffs is mounted");
+    assert_eq!(pins.count(), 0, "pinned below {PINS}");
+}
+
+/// The kernel's list has each file of the row once; how many those are.
+#[track_caller]
+fn once(row: Row) -> usize {
+    let listed = listed(&row.directory(), row.under);
+    let repeated: Vec<_> = listed.iter().filter(|(_, count)| **count != 1).collect();
+    assert!(repeated.is_empty(), "more than once: {repeated:?}");
+    let files = row.files();
+    assert_eq!(listed.len(), files, "of {}", row.directory().display());
+    files
+}
+
+/// How often the kernel's list has each file below `directory`, in the form in which `under` has it there.
+fn listed(directory: &Path, under: Under) -> BTreeMap<String, usize> {
+    let below = format!("{}/", directory.display());
+    let begin = match under {
+        Under::Kernel => format!("cima-exec:unregistered:{below}"),
+        Under::ImaFile => format!("cima-exec:unregistered:{}", below.replace('/', "%2F")),
+        _ => below,
+    };
+    let list = fs::read_to_string(host_list::ASCII).expect("the kernel's list can be read");
+    let mut counts = BTreeMap::new();
+    for name in list.lines().filter_map(|line| line.split(' ').nth(4)) {
+        if name.starts_with(&begin) {
+            *counts.entry(name.to_owned()).or_default() += 1;
+        }
+    }
+    counts
 }
 
 fn with_cimad(claims: &mut Claims, rows: &[Row], hooks: bool) -> Vec<Value> {
-    let site = Site::shipped();
+    let Some(under) = rows.first().map(|row| row.under) else {
+        return Vec::new();
+    };
+    let site = Site::shipped_with_sink(under.name());
     let agent = site.start();
     let mut timed = Vec::new();
     for &row in rows {
@@ -234,7 +301,12 @@ fn with_cimad(claims: &mut Claims, rows: &[Row], hooks: bool) -> Vec<Value> {
         timed.extend(claimed.map(|(blocks, more)| (row, blocks, more)));
     }
     agent.stop();
-    claims.claim("the list is in the TPM", || site.verify().succeeded());
+    let name = format!("the list is in the TPM, under {}", under.name());
+    claims.claim(&name, || match under {
+        Under::Pcr => drop(site.verify_in("13").succeeded()),
+        // That the row is in it, each file once, is claimed below. The kernel's list has other sites' entries, too.
+        _ => drop(host_list::replays_in(&BANKS)),
+    });
     let list = List::read(&site);
     claims.claim("no event was lost", || assert_eq!(list.losses, 0, "losses"));
     let mut told = Vec::new();
@@ -242,6 +314,9 @@ fn with_cimad(claims: &mut Claims, rows: &[Row], hooks: bool) -> Vec<Value> {
         let (files, events) = list.below(&row.directory());
         claims.claim(&format!("cimad measured each file, {}", title(row)), || {
             assert_eq!(files, row.files(), "files in policy events");
+            if under.wants_rules() {
+                once(row);
+            }
         });
         more["measured"] = files.into();
         more["events"] = events.into();

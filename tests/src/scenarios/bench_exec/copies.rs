@@ -3,6 +3,7 @@
 //! root's ext4, or in the lower layer of an overlay of it.
 
 use std::fs;
+use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
@@ -45,12 +46,17 @@ pub(super) struct Copies {
 }
 
 impl Copies {
-    /// Copies on disk and in the page cache, so that executing one reads nothing.
-    pub(super) fn make(program: Program, directory: &Path, count: usize, overlay: bool) -> Self {
+    /// Copies on disk and in the page cache, so that executing one reads nothing; of the user `owner`.
+    pub(super) fn make(
+        program: Program,
+        directory: &Path,
+        count: usize,
+        (owner, overlay): (u32, bool),
+    ) -> Self {
         fs::create_dir_all(directory).expect("the root can be written");
         let layers = overlay.then(|| Path::new(LAYERS).join(program.name()));
         let place = layers.as_ref().map(|layers| layers.join("lower"));
-        fill(place.as_deref().unwrap_or(directory), program, count);
+        fill(place.as_deref().unwrap_or(directory), program, count, owner);
         if let Some(layers) = &layers {
             mount(layers, directory);
         }
@@ -76,7 +82,7 @@ impl Drop for Copies {
     }
 }
 
-fn fill(place: &Path, program: Program, count: usize) {
+fn fill(place: &Path, program: Program, count: usize, owner: u32) {
     let files = program.files();
     let mut made = Vec::new();
     for number in 0..count {
@@ -85,6 +91,7 @@ fn fill(place: &Path, program: Program, count: usize) {
         for file in &files {
             let copy = to.join(file.file_name().expect("a file has a name"));
             fs::copy(file, &copy).expect("a file can be copied");
+            chown(&copy, Some(owner), None).expect("root gives files away");
             made.push(copy);
         }
     }
