@@ -4,7 +4,7 @@
 use std::fs;
 
 use crate::agent::eventually;
-use crate::process;
+use crate::process::{self, Ran};
 
 /// Of both.
 pub(crate) const RULES: &str = "measure func=CRITICAL_DATA label=cima\nmeasure func=FILE_CHECK mask=MAY_READ fsname=devtmpfs fowner=60990\n";
@@ -14,13 +14,23 @@ const CORE_SIZE: &str = "/sys/module/cima/coresize";
 /// Installs the object and loads the module; how many bytes of memory it takes.
 #[track_caller]
 pub(crate) fn load() -> u64 {
-    fs::create_dir_all("/usr/lib/cima").expect("the root can be written");
-    fs::copy("/cima/lib/cima-list.o", LISTER).expect("it is in the stage");
-    let series =
-        std::env::var("CIMA_GUEST_KERNEL").expect("the runner says which kernel it booted");
-    process::run(&["insmod", &format!("/cima/lib/cima-{series}.ko")]).succeeded();
+    install();
+    insmod().succeeded();
     let size = fs::read_to_string(CORE_SIZE).expect("a module has a size");
     size.trim().parse().expect("it is a number")
+}
+
+/// Installs the object.
+pub(crate) fn install() {
+    fs::create_dir_all("/usr/lib/cima").expect("the root can be written");
+    fs::copy("/cima/lib/cima-list.o", LISTER).expect("it is in the stage");
+}
+
+/// Loads the module.
+pub(crate) fn insmod() -> Ran {
+    let series =
+        std::env::var("CIMA_GUEST_KERNEL").expect("the runner says which kernel it booted");
+    process::run(&["insmod", &format!("/cima/lib/cima-{series}.ko")])
 }
 
 /// Takes the module out, once nobody's programs call it.

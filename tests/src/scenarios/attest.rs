@@ -15,7 +15,7 @@ use crate::agent::{CIMA, Site, eventually};
 use crate::claims::Claims;
 use crate::podman::{self, DEBIAN, Runtime, TINY, podman};
 use crate::tpm_proxy::SoftTpm;
-use crate::{hooks, host_list, process};
+use crate::{hooks, host_list, kernel_sink, process};
 
 pub(crate) const KERNEL: Scenario = Scenario {
     name: "attest-kernel",
@@ -36,8 +36,6 @@ pub(crate) const PCR: Scenario = Scenario {
     play: |claims, _| play(claims, "pcr"),
 };
 
-/// What both sinks in the kernel's list want.
-const RULES: &str = "measure func=CRITICAL_DATA label=cima\nmeasure func=FILE_CHECK mask=MAY_READ fsname=devtmpfs fowner=60990\n";
 const OUT: &str = "/out/attest";
 /// The list as ASCII, where the agent of a verifier would look for it with the sink `pcr`.
 const ASCII: &str = "/run/cima/ascii_runtime_measurements";
@@ -231,13 +229,10 @@ fn configure(site: &Site, sink: &str, tpm: Option<&SoftTpm>) {
         site.configure_shipped("pcr = 13", "pcr = 10");
         site.configure_shipped("\"device:/dev/tpmrm0\"\n", &format!("\"{}\"\n", tpm.tcti()));
     } else {
-        host_list::write_rules(RULES);
+        host_list::write_rules(kernel_sink::RULES);
     }
     if sink == "kernel" {
-        fs::create_dir_all("/usr/lib/cima").expect("the root can be written");
-        fs::copy("/cima/lib/cima-list.o", "/usr/lib/cima/cima-list.o").expect("it is in the stage");
-        let series = std::env::var("CIMA_GUEST_KERNEL").expect("the runner says which it booted");
-        process::run(&["insmod", &format!("/cima/lib/cima-{series}.ko")]).succeeded();
+        kernel_sink::load();
     }
     // Its directory is systemd's to make.
     let run = Path::new(ASCII).parent().expect("a file has a directory");

@@ -13,7 +13,7 @@ use super::Scenario;
 use crate::act::{ACT, Actor};
 use crate::agent::{CIMA, CIMAD, Running, Site, eventually};
 use crate::claims::Claims;
-use crate::{host_list, kfunc, metrics, process, work};
+use crate::{host_list, kernel_sink, kfunc, metrics, process, work};
 
 pub(crate) const SCENARIO: Scenario = Scenario {
     name: "lister",
@@ -39,9 +39,7 @@ const TASKS: usize = 8;
 
 fn play(claims: &mut Claims, _arguments: &[String]) {
     host_list::write_rules(RULE);
-    let series =
-        std::env::var("CIMA_GUEST_KERNEL").expect("the runner says which kernel it booted");
-    process::run(&["insmod", &format!("/cima/lib/cima-{series}.ko")]).succeeded();
+    kernel_sink::insmod().succeeded();
     unusable(claims);
     fs::copy(SHIPPED, LISTER).expect("it is in the stage");
     let site = Site::new("lister");

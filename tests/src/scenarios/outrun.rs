@@ -15,7 +15,7 @@ use crate::claims::Claims;
 use crate::podman::{DEBIAN, Runtime, podman};
 use crate::process::{self, Ran};
 use crate::work::{Load, assert_sound};
-use crate::{evmctl, hooks, host_list};
+use crate::{evmctl, hooks, host_list, kernel_sink};
 
 pub(crate) const SCENARIO: Scenario = Scenario {
     name: "outrun",
@@ -23,18 +23,14 @@ pub(crate) const SCENARIO: Scenario = Scenario {
     play,
 };
 
-/// What both sinks in the kernel's list want.
-const RULES: &str = "measure func=CRITICAL_DATA label=cima\nmeasure func=FILE_CHECK mask=MAY_READ fsname=devtmpfs fowner=60990\n";
 /// Gives the module an entry, as root may.
 const DEVICE: &str = "/cima/bin/cima-device";
-const LISTER: &str = "/usr/lib/cima/cima-list.o";
 /// From one execution of the container to the next.
 const EVERY: Duration = Duration::from_millis(50);
 
 fn play(claims: &mut Claims, _arguments: &[String]) {
-    host_list::write_rules(RULES);
-    fs::create_dir_all("/usr/lib/cima").expect("the root can be written");
-    fs::copy("/cima/lib/cima-list.o", LISTER).expect("it is in the stage");
+    host_list::write_rules(kernel_sink::RULES);
+    kernel_sink::install();
     claims.claim(
         "without the module, the sink is an error that says so",
         || {
@@ -47,7 +43,7 @@ fn play(claims: &mut Claims, _arguments: &[String]) {
             );
         },
     );
-    insmod().succeeded();
+    kernel_sink::insmod().succeeded();
     let site = Site::new("outrun-kernel");
     site.configure("[sink]\nkind = \"auto\"\n");
     claims.claim("with the module, auto takes the kernel's list", || {
@@ -255,12 +251,6 @@ fn play(claims: &mut Claims, _arguments: &[String]) {
             },
         );
     }
-}
-
-fn insmod() -> Ran {
-    let series =
-        std::env::var("CIMA_GUEST_KERNEL").expect("the runner says which kernel it booted");
-    process::run(&["insmod", &format!("/cima/lib/cima-{series}.ko")])
 }
 
 /// A static program of its own name, which is busybox.
