@@ -20,7 +20,7 @@ use crate::{
     containers::Identities,
     measure::{Anchorage, Batch, ContextEvent, Executed, PolicyEvent, loss, measure},
     metrics::Metrics,
-    probes::{Event, EventError, Queue, Waker},
+    probes::{Event, EventError, Queue, Waker, What},
 };
 
 /// Events in one group at most: bounds an entry's size and the memory of a flood.
@@ -33,8 +33,8 @@ const CROWDED: u64 = 4;
 /// How long context may wait for company. What a verifier wants to know, such as the digest of
 /// a file that is new to the list, waits for nothing.
 const LINGER: Duration = Duration::from_secs(2);
-/// How long what a verifier wants to know may wait where the kernel itself has listed it before the agent hears of it: for
-/// others of its kind. It costs the kernel a walk along its list to say what is new there.
+/// How long a measured file may wait where the kernel itself has listed it before the agent hears of it: for others. What could not
+/// be listed there waits as long. It costs the kernel a walk along its list to say what is new there.
 const LISTED_LINGER: Duration = Duration::from_millis(100);
 /// How long to wait for a record that the kernel has begun.
 const UNFINISHED: Duration = Duration::from_millis(5);
@@ -286,6 +286,8 @@ struct Group {
     since: Option<Instant>,
     /// When the first of `events` came.
     news_since: Option<Instant>,
+    /// Whether one of them is of a kind that the kernel does not list by itself, which waits for nothing.
+    prompt: bool,
 }
 
 impl Group {
@@ -312,10 +314,11 @@ impl Group {
 
     /// Whether what a verifier wants to know waits no longer; so long it may.
     fn has_news(&self, linger: Duration) -> bool {
-        !self.events.is_empty()
-            && self
-                .news_since
+        let waited = || {
+            self.news_since
                 .is_none_or(|since| since.elapsed() >= linger)
+        };
+        !self.events.is_empty() && (self.prompt || waited())
     }
 
     /// How long it may still wait, what a verifier wants to know for `news`.
@@ -327,6 +330,7 @@ impl Group {
         if self.events.is_empty() {
             return context;
         }
+        let news = if self.prompt { Duration::ZERO } else { news };
         context.min(left(self.news_since, news))
     }
 
@@ -345,6 +349,7 @@ impl Group {
                 if measured.policy_event.is_some() {
                     self.seen_ns.push(event.time_ns);
                     self.news_since.get_or_insert_with(Instant::now);
+                    self.prompt |= !matches!(event.what, What::Measured { .. });
                 }
                 self.events.extend(measured.policy_event);
                 self.batch.push(measured.context);
@@ -368,7 +373,7 @@ impl Group {
     /// What a verifier waits for, and when of it each mapped file was seen.
     fn take_news(&mut self) -> (Vec<PolicyEvent>, Vec<u64>) {
         self.executed.clear();
-        self.news_since = None;
+        (self.news_since, self.prompt) = (None, false);
         let seen_ns = std::mem::take(&mut self.seen_ns);
         (std::mem::take(&mut self.events), seen_ns)
     }
@@ -589,6 +594,9 @@ mod tests {
         let hour = Duration::from_secs(3600);
         assert!(!group.has_news(hour));
         assert!(group.patience(hour) <= LINGER);
+        group.prompt = true;
+        assert!(group.has_news(hour));
+        assert_eq!(group.patience(hour), Duration::ZERO);
         group.take_news();
         assert!(!group.has_news(Duration::ZERO));
         assert_eq!(group.patience(Duration::ZERO), LINGER);

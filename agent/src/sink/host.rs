@@ -238,8 +238,7 @@ impl<S: Submit> Sink for HostSink<S> {
 
     fn settle(&mut self) -> Result<(), SinkError> {
         if self.deaf {
-            // Nothing is given to the kernel while nobody knows what it lists by itself. Where a reading failed none goes on.
-            self.reopen()?;
+            // Nothing is given to the kernel while nobody knows what it lists by itself.
             self.look()?;
             self.deaf = false;
         }
@@ -416,6 +415,11 @@ mod tests {
         assert_eq!(sink.heard().len(), 1);
         kernel.0.lock().unwrap().0.write_all(&[0xff; 50]).unwrap();
         assert_eq!(sink.heard(), []);
+        assert_eq!(
+            sink.heard(),
+            [],
+            "who looks again reads nothing behind what is wrong"
+        );
         assert!(matches!(sink.settle(), Err(SinkError::HostList { .. })));
         // And so it stays, until it can be read.
         sink.reopen().unwrap();

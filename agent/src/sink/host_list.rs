@@ -83,6 +83,8 @@ pub(super) struct HostList {
     read: u64,
     /// Of these so many were handed over before.
     known: u64,
+    /// A reading failed in the middle: from there none goes on.
+    broken: bool,
 }
 
 impl HostList {
@@ -95,6 +97,7 @@ impl HostList {
                 file,
                 read: 0,
                 known: 0,
+                broken: false,
             }),
             Err(source) => Err(SinkError::HostList { path, source }),
         }
@@ -114,10 +117,16 @@ impl HostList {
     /// Hands over the entries that came since the last call. The kernel writes whole ones, and who has read to the end
     /// finds what is added there by reading on (`ima_measurements_start`, `security/integrity/ima/ima_fs.c`).
     pub(super) fn news(&mut self, mut each: impl FnMut(&Entry)) -> Result<(), SinkError> {
+        if self.broken {
+            *self = self.reopened()?;
+        }
         for record in BinaryReader::new(&self.file, FORMAT) {
-            let (_, entry) = record.map_err(|error| SinkError::HostList {
-                path: self.path.clone(),
-                source: io::Error::other(error),
+            let (_, entry) = record.map_err(|error| {
+                self.broken = true;
+                SinkError::HostList {
+                    path: self.path.clone(),
+                    source: io::Error::other(error),
+                }
             })?;
             self.read += 1;
             if self.read > self.known {
