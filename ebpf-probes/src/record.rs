@@ -256,7 +256,8 @@ const SIZE: u64 = 1;
 const PRODUCER: u64 = 3;
 
 /// What a verifier wants to know may not wait. An execution is context and may wait until
-/// the agent looks, which is woken whenever a record crosses into another part of the ring buffer. Not
+/// the agent looks, two seconds at most, also where it is a violation since nobody registered the container: what is executed was
+/// mapped before, which is told at once if it is new. The agent is woken whenever a record crosses into another part of the ring buffer. Not
 /// by how much of it is taken: what is read is released only when it is in the list.
 ///
 /// `before` is the producer's position before the record was reserved. Whose record crosses
