@@ -66,6 +66,18 @@ fn play(claims: &mut Claims, _arguments: &[String]) {
             }
         },
     );
+    claims.claim(
+        "PCR 10 is refused while the kernel's IMA extends it",
+        || {
+            let site = Site::new("sinks-host-pcr");
+            site.configure("[sink]\nkind = \"pcr\"\npcr = 10\n");
+            let said = site.refused();
+            assert!(
+                said.contains("PCR 10 is extended by the kernel's own IMA"),
+                "it says {said}"
+            );
+        },
+    );
     fs::write(POLICY, RULE).expect("the kernel takes a policy once");
     claims.claim(
         "a list that was begun with the PCR goes on so, though there is a rule now",
