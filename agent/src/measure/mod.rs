@@ -9,6 +9,7 @@
 mod context;
 mod host;
 mod implied;
+mod listed;
 mod name;
 mod namespaced;
 mod policy_event;
@@ -18,6 +19,7 @@ pub use context::{
 };
 pub use host::{Anchorage, CONTENT_HASHES, HostForm, HostKey, NoAnchorage, is_of_kernel};
 pub use implied::implied;
+pub use listed::Listed;
 pub use name::{escape, file_name, unescape};
 pub use namespaced::namespaced_digest;
 pub use policy_event::{PolicyEvent, SelfPart, Violation};
