@@ -96,6 +96,10 @@ impl<'a> Container<'a> {
 
     /// Its namespaces are made, and it gets this number; what the probes say of that.
     pub(super) fn make(&mut self, kernel: &mut Kernel, number: u64) -> Event {
+        let monitor = kernel.process(match self.engine {
+            Engine::Docker => "containerd-shim",
+            _ => "conmon",
+        });
         let runtime = kernel.process("crun");
         self.number = number;
         self.device = 40 + kernel.numbers.below(4_000) as u32;
@@ -111,10 +115,6 @@ impl<'a> Container<'a> {
         let cgroup_id = 4_000 + generation * 5;
         let before = home(ns, generation, cgroup_id, cgroup.clone());
         self.home = home_of(number, ns, generation, cgroup_id, cgroup);
-        let monitor = kernel.process(match self.engine {
-            Engine::Docker => "containerd-shim",
-            _ => "conmon",
-        });
         self.above = vec![monitor, systemd()];
         self.init = runtime.clone();
         (self.shells, self.mapped, self.next_ns_tgid) = (Vec::new(), HashSet::new(), 2);
