@@ -6,6 +6,7 @@ mod command;
 mod doctor;
 mod evidence;
 mod evmctl;
+mod fleet;
 mod host_list;
 mod images;
 mod list;
