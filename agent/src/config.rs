@@ -14,6 +14,9 @@ use crate::metrics::Listen;
 /// Where the configuration is looked for.
 pub const DEFAULT_PATH: &str = "/etc/cima/cimad.toml";
 
+/// Where the agent keeps its state, unless its configuration says so.
+pub const STATE_DIR: &str = "/var/lib/cima";
+
 /// The PCR of a node whose configuration names none: cannot be reset, and nobody else
 /// extends it after boot.
 pub const DEFAULT_PCR: u32 = 13;
@@ -142,7 +145,7 @@ pub struct MetricsConfig {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            state_dir: "/var/lib/cima".into(),
+            state_dir: STATE_DIR.into(),
             policy: "/etc/cima/measurement.toml".into(),
             probes: ProbesConfig::default(),
             sink: SinkConfig::default(),

@@ -23,6 +23,7 @@ pub mod measure;
 pub mod metrics;
 pub mod preflight;
 pub mod probes;
+pub mod query;
 pub mod shared;
 pub mod sink;
 pub mod verify;

@@ -9,6 +9,7 @@ use std::{
 
 use cima_agent::{
     cli::{
+        ask::events::{self, EventsArgs},
         diff::{self, DiffArgs},
         digest::{self, DigestArgs},
         doctor::{self, DoctorArgs},
@@ -51,6 +52,7 @@ struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Events(EventsArgs),
     Log(LogArgs),
     Verify(VerifyArgs),
     Evidence(EvidenceArgs),
@@ -82,6 +84,7 @@ fn main() -> ExitCode {
 
 fn run(command: &Command) -> Result<Outcome, Box<dyn Error>> {
     match command {
+        Command::Events(args) => Ok(events::run(args)?),
         Command::Log(args) => Ok(log::run(args)?),
         Command::Verify(args) => Ok(verify::run(args)?),
         Command::Evidence(args) => Ok(evidence::run(args)?),

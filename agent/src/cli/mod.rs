@@ -5,6 +5,7 @@
 //! means by the crate `cima-policies`; `doctor` reads the host by `crate::preflight` and `crate::sink`. Called by `bin/cima`.
 //! Refuses nothing that another reader of the list would take: every list of a Linux kernel is read.
 
+pub mod ask;
 mod batch_json;
 pub mod diff;
 pub mod digest;

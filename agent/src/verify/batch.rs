@@ -70,6 +70,14 @@ pub struct EventView<'a> {
     pub command: Option<proto::Command>,
 }
 
+/// What an event refers to, as far as an index wants it.
+#[derive(Debug, Default)]
+pub(crate) struct Parts {
+    pub(crate) identity: Option<proto::Identity>,
+    pub(crate) subject: Option<proto::Subject>,
+    pub(crate) file: Option<proto::File>,
+}
+
 impl<'a> BatchView<'a> {
     /// The batch in an entry's payload; `None` if it is not one.
     #[must_use]
@@ -135,7 +143,7 @@ impl<'a> BatchView<'a> {
     }
 
     /// The same without what they refer to, for who needs little of it; `None` for what is no event.
-    pub(super) fn bare_events(&self) -> impl Iterator<Item = Option<proto::ContextEvent>> + '_ {
+    pub(crate) fn bare_events(&self) -> impl Iterator<Item = Option<proto::ContextEvent>> + '_ {
         Fields(self.body).filter_map(|field| match field? {
             (EVENTS, Value::Bytes(bytes)) => Some(decode(bytes, EVENT)),
             _ => None,
@@ -143,7 +151,7 @@ impl<'a> BatchView<'a> {
     }
 
     /// When an event of it was, ns since boot.
-    pub(super) fn time_ns(&self, event: &proto::ContextEvent) -> u64 {
+    pub(crate) fn time_ns(&self, event: &proto::ContextEvent) -> u64 {
         self.time_ns.wrapping_add_signed(event.offset_ns)
     }
 
@@ -158,6 +166,28 @@ impl<'a> BatchView<'a> {
         let identity: Option<proto::Identity> =
             subject.and_then(|subject| referred(&self.identities, subject.identity, IDENTITY));
         identity.map_or(0, |identity| identity.container)
+    }
+
+    /// Who did one of its events, where, and to which file; without ancestors and arguments.
+    pub(crate) fn parts(&self, event: &proto::ContextEvent) -> Parts {
+        let mut numbers = (event.subject, event.file);
+        if let Some(proto::context_event::What::Execution(command)) = event.what {
+            let command: Option<proto::Command> = referred(&self.commands, command, COMMAND);
+            numbers = command.map_or((0, 0), |command| (command.subject, command.file));
+        }
+        let subject: Option<proto::Subject> = referred(&self.subjects, numbers.0, SUBJECT);
+        Parts {
+            identity: subject
+                .as_ref()
+                .and_then(|subject| referred(&self.identities, subject.identity, IDENTITY)),
+            subject,
+            file: referred(&self.files, numbers.1, FILE),
+        }
+    }
+
+    /// The event of that number, from 0.
+    pub(crate) fn nth(&self, number: u32) -> Option<EventView<'a>> {
+        self.events().nth(usize::try_from(number).ok()?)
     }
 
     fn event(&self, bytes: &'a [u8]) -> EventView<'a> {

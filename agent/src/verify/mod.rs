@@ -15,12 +15,16 @@ mod host;
 mod judge;
 mod judgement;
 mod known;
+mod references;
 mod start;
 
 pub use anchor::{Anchor, BankOutcome};
+pub(crate) use batch::Parts;
 pub use batch::{BatchView, EventView};
 pub use fault::{Fault, FaultKind, Located, Place};
 pub use host::{Extent, HostJudge};
 pub use judge::Judge;
 pub use judgement::{HostOutcome, Judgement, Warning};
+pub(crate) use references::Standing;
+pub use references::{Contradiction, References};
 pub use start::Start;
