@@ -9,6 +9,7 @@ mod digest;
 mod events;
 mod exec;
 mod programs;
+mod query;
 
 use cima_guests::Series;
 
@@ -30,6 +31,8 @@ enum Bench {
     Digest(digest::Args),
     /// What the hook adds to `podman run`
     Admission(admission::Args),
+    /// Answers from ten million entries, beside grep and DuckDB
+    Query(query::Args),
     /// All of them, one after the other
     All {
         /// Kernel series: 6.1 or 6.12
@@ -47,12 +50,14 @@ pub(crate) fn run(args: &Args) -> Result<Verdict, Error> {
         Some(Bench::Events(args)) => events::run(args),
         Some(Bench::Digest(args)) => digest::run(args),
         Some(Bench::Admission(args)) => admission::run(args),
+        Some(Bench::Query(args)) => query::run(args),
         Some(Bench::All { kernel, json }) => {
             let exec = exec::run(&exec::Args::usual(*kernel, *json))?;
             let events = events::run(&events::Args::usual(*kernel, *json))?;
             let digest = digest::run(&digest::Args::usual(*json))?;
             let admission = admission::run(&admission::Args::usual(*kernel, *json))?;
-            let good = [exec, events, digest, admission] == [Verdict::Good; 4];
+            let query = query::run(&query::Args::usual(*json))?;
+            let good = [exec, events, digest, admission, query] == [Verdict::Good; 5];
             Ok(Verdict::from_passed(good))
         }
         None => {
@@ -60,6 +65,7 @@ pub(crate) fn run(args: &Args) -> Result<Verdict, Error> {
             println!("events   {}", events::ABOUT);
             println!("digest   {}", digest::ABOUT);
             println!("admission  {}", admission::ABOUT);
+            println!("query    {}", query::ABOUT);
             println!("all      all of them");
             Ok(Verdict::Good)
         }

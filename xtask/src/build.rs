@@ -129,6 +129,16 @@ fn programs(packages: &[&str]) -> Result<(), Error> {
     stage("Building the programs", &arguments)
 }
 
+/// Builds the generator of a fleet's lists, which no guest needs.
+pub(crate) fn fleet(place_at: &Path) -> Result<(), Error> {
+    let arguments = "build --release --package cima-agent --example fleet";
+    let arguments: Vec<_> = arguments.split(' ').collect();
+    for program in made("Building the generator of lists", &arguments)? {
+        place(&program, place_at)?;
+    }
+    Ok(())
+}
+
 /// What runtimes start for each container, twice: static and at a fixed address, since of its short life most would
 /// be spent on finding libraries and on relocation. After the agent, which has its dependencies.
 fn hook(program: &str) -> Result<(), Error> {
@@ -144,6 +154,15 @@ fn hook(program: &str) -> Result<(), Error> {
 
 /// Runs cargo, and stages the programs that it made.
 fn stage(step: &'static str, arguments: &[&str]) -> Result<(), Error> {
+    for program in made(step, arguments)? {
+        let name = program.file_name().unwrap_or_default();
+        place(&program, &workspace::stage().join("bin").join(name))?;
+    }
+    Ok(())
+}
+
+/// Runs cargo; the programs that it made.
+fn made(step: &'static str, arguments: &[&str]) -> Result<Vec<PathBuf>, Error> {
     let (command, options) = arguments.split_first().unwrap_or((&"build", &[]));
     let mut cargo = cargo();
     cargo
@@ -160,11 +179,7 @@ fn stage(step: &'static str, arguments: &[&str]) -> Result<(), Error> {
             status: output.status,
         });
     }
-    for program in executables(&output.stdout) {
-        let name = program.file_name().unwrap_or_default();
-        place(&program, &workspace::stage().join("bin").join(name))?;
-    }
-    Ok(())
+    Ok(executables(&output.stdout))
 }
 
 /// What a node has beside the programs, as it is shipped, and the guide that is followed in one.

@@ -38,10 +38,12 @@ pub(crate) enum Need {
     Fuzz,
     /// The Python package, with Keylime.
     Keylime,
+    /// Peers that answer questions.
+    Query,
 }
 
 impl Need {
-    pub(crate) const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 8] = [
         Self::Programs,
         Self::Probes,
         Self::Module,
@@ -49,6 +51,7 @@ impl Need {
         Self::Tests,
         Self::Fuzz,
         Self::Keylime,
+        Self::Query,
     ];
 
     /// The Debian packages, each with what it is for.
@@ -93,6 +96,10 @@ impl Need {
                 ("python3-gpg", "is a part of Keylime that its index lacks"),
                 ("swtpm", "is the TPM of a test"),
                 ("tpm2-tools", "quotes in a test"),
+            ],
+            Self::Query => &[
+                ("jq", "answers beside cima"),
+                ("python3-venv", "keeps DuckDB to itself"),
             ],
         }
     }

@@ -47,11 +47,15 @@ pub(super) struct Container<'a> {
     home: Shared<Home>,
     /// Device of its overlay.
     device: u32,
+    /// The files of its image, as it sees them.
+    files: Vec<Shared<Object>>,
     init: Process,
     /// Who started it, nearest first.
-    above: Vec<Process>,
+    above: Chain,
+    /// Its first process, with those.
+    in_it: Chain,
     /// The shells that run in it, each with those above it.
-    shells: Vec<Vec<Process>>,
+    shells: Vec<Chain>,
     /// Files of the image that were mapped.
     mapped: HashSet<usize>,
     /// Files that it made itself.
@@ -59,6 +63,9 @@ pub(super) struct Container<'a> {
     /// Numbers in its own pid namespace.
     next_ns_tgid: u32,
 }
+
+/// Parents, nearest first.
+type Chain = Shared<Vec<Process>>;
 
 /// Who does something.
 struct Task {
@@ -85,8 +92,10 @@ impl<'a> Container<'a> {
             number: 0,
             home: home(HOST_NS, 0, 0, b"/".to_vec()),
             device: 0,
+            files: Vec::new(),
             init: systemd(),
-            above: Vec::new(),
+            above: Shared::new(Vec::new()),
+            in_it: Shared::new(Vec::new()),
             shells: Vec::new(),
             mapped: HashSet::new(),
             made: 0,
@@ -115,8 +124,13 @@ impl<'a> Container<'a> {
         let cgroup_id = 4_000 + generation * 5;
         let before = home(ns, generation, cgroup_id, cgroup.clone());
         self.home = home_of(number, ns, generation, cgroup_id, cgroup);
-        self.above = vec![monitor, systemd()];
+        self.above = Shared::new(vec![monitor, systemd()]);
         self.init = runtime.clone();
+        self.in_it = under(&runtime, &self.above);
+        let files = self.image.files.iter();
+        self.files = files
+            .map(|file| self.object(&file.path, file.inode, file.size))
+            .collect();
         (self.shells, self.mapped, self.next_ns_tgid) = (Vec::new(), HashSet::new(), 2);
         let task = self.task(runtime, self.above.clone(), None);
         let change = self.change(0x6c02_0000);
@@ -140,6 +154,7 @@ impl<'a> Container<'a> {
         let mut events = vec![self.event(kernel, &runtime, no_file(), pivoted)];
         let name = self.image.programs[MAIN].name.clone();
         self.init.comm = name.into_bytes();
+        self.in_it = under(&self.init, &self.above);
         let task = self.task(self.init.clone(), self.above.clone(), None);
         let args = self.image.arguments.iter().map(ToString::to_string);
         self.executes(kernel, &task, MAIN, args.collect(), &mut events);
@@ -238,12 +253,10 @@ impl<'a> Container<'a> {
             let (name, arguments) = (program.name.clone(), arguments.collect());
             let process = kernel.process(&name);
             if number == SHELL || number == MAKE {
-                let chain = std::iter::once(&process).chain(&above);
-                let chain = chain.take(cima_abi::ANCESTORS).cloned().collect();
                 if self.shells.len() == SHELLS {
                     self.shells.remove(0);
                 }
-                self.shells.push(chain);
+                self.shells.push(under(&process, &above));
             }
             let task = self.task(process, above.clone(), login);
             self.executes(kernel, &task, number, arguments, &mut events);
@@ -306,7 +319,7 @@ impl<'a> Container<'a> {
         let process = kernel.process(self.image.kind);
         let task = self.task(process, above, login);
         let program = kernel.numbers.index(MAIN);
-        let file = self.image_file(self.image.programs[program].file);
+        let file = self.files[self.image.programs[program].file].clone();
         let what = match kernel.numbers.below(5) {
             0 => What::Breach(Breach::Written),
             1 => What::Breach(Breach::Mprotect { prot: 7 }),
@@ -327,30 +340,24 @@ impl<'a> Container<'a> {
     pub(super) fn end(&mut self, kernel: &mut Kernel) -> Event {
         let task = self.task(self.init.clone(), self.above.clone(), None);
         let status = *kernel.numbers.of(&[0, 9, 15, 1 << 8, 137 << 8]);
-        let file = self.image_file(self.image.programs[MAIN].file);
+        let file = self.files[self.image.programs[MAIN].file].clone();
         self.event(kernel, &task, file, What::Ended { status })
     }
 
     /// Who starts the next program in it, nearest first, and who logged in for that.
-    fn parent(&self, kernel: &mut Kernel) -> (Vec<Process>, Option<u32>) {
-        let luck = kernel.numbers.below(100);
-        let under = |first: Process, above: &[Process]| {
-            let mut chain = vec![first];
-            chain.extend_from_slice(above);
-            chain
-        };
-        match luck {
+    fn parent(&self, kernel: &mut Kernel) -> (Chain, Option<u32>) {
+        match kernel.numbers.below(100) {
             // As `podman exec` does.
             0..8 => {
                 let monitor = kernel.process("conmon");
-                (under(monitor, &[systemd()]), Some(1000))
+                (Shared::new(vec![monitor, systemd()]), Some(1000))
             }
             8..55 if !self.shells.is_empty() => (kernel.numbers.of(&self.shells).clone(), None),
-            _ => (under(self.init.clone(), &self.above), None),
+            _ => (self.in_it.clone(), None),
         }
     }
 
-    fn task(&mut self, process: Process, above: Vec<Process>, login_uid: Option<u32>) -> Task {
+    fn task(&mut self, process: Process, above: Chain, login_uid: Option<u32>) -> Task {
         let ns_tgid = if process == self.init {
             1
         } else {
@@ -369,7 +376,7 @@ impl<'a> Container<'a> {
                 gid: uid,
                 login_uid,
                 session: login_uid.map(|_| 7),
-                ancestors: Shared::new(above),
+                ancestors: above,
             }),
             process,
             ns_tgid,
@@ -388,7 +395,7 @@ impl<'a> Container<'a> {
         let program = &self.image.programs[program];
         let args = std::iter::once(program.name.clone()).chain(arguments);
         let what = What::Exec(command(args.map(String::into_bytes).collect()));
-        let file = self.image_file(program.file);
+        let file = self.files[program.file].clone();
         events.push(self.event(kernel, task, file, what));
         for index in std::iter::once(&program.file).chain(&program.libraries) {
             if !self.mapped.insert(*index) {
@@ -398,7 +405,7 @@ impl<'a> Container<'a> {
                 how: mapped(),
                 hash: Hash::Digest(self.image.files[*index].digest),
             };
-            let file = self.image_file(*index);
+            let file = self.files[*index].clone();
             events.push(self.event(kernel, task, file, what));
         }
     }
@@ -434,11 +441,6 @@ impl<'a> Container<'a> {
         }
     }
 
-    fn image_file(&self, index: usize) -> Shared<Object> {
-        let file = &self.image.files[index];
-        self.object(&file.path, file.inode, file.size)
-    }
-
     fn object(&self, path: &str, inode: u64, size: u64) -> Shared<Object> {
         let in_volume = self.builds() && path.starts_with("/work/");
         let (device, fs_magic) = match in_volume {
@@ -460,6 +462,12 @@ impl<'a> Container<'a> {
             memfd: false,
         })
     }
+}
+
+/// A process and those above it.
+fn under(process: &Process, above: &Chain) -> Chain {
+    let chain = std::iter::once(process).chain(above.iter());
+    Shared::new(chain.take(cima_abi::ANCESTORS).cloned().collect())
 }
 
 fn mapped() -> How {
