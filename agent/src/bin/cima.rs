@@ -9,7 +9,17 @@ use std::{
 
 use cima_agent::{
     cli::{
-        ask::events::{self, EventsArgs},
+        ask::{
+            events::{self, EventsArgs},
+            explain::{self, ExplainArgs},
+            export::{self, ExportArgs},
+            files::{self, FilesArgs, WhereisArgs},
+            index::{self, IndexArgs},
+            ps::{self, PsArgs},
+            schema::{self, SchemaArgs},
+            show::{self, ShowArgs},
+            tree::{self, TreeArgs},
+        },
         diff::{self, DiffArgs},
         digest::{self, DigestArgs},
         doctor::{self, DoctorArgs},
@@ -52,7 +62,16 @@ struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Ps(PsArgs),
     Events(EventsArgs),
+    Show(ShowArgs),
+    Tree(TreeArgs),
+    Files(FilesArgs),
+    Whereis(WhereisArgs),
+    Explain(ExplainArgs),
+    Export(ExportArgs),
+    Index(IndexArgs),
+    Schema(SchemaArgs),
     Log(LogArgs),
     Verify(VerifyArgs),
     Evidence(EvidenceArgs),
@@ -84,7 +103,16 @@ fn main() -> ExitCode {
 
 fn run(command: &Command) -> Result<Outcome, Box<dyn Error>> {
     match command {
+        Command::Ps(args) => Ok(ps::run(args)?),
         Command::Events(args) => Ok(events::run(args)?),
+        Command::Show(args) => Ok(show::run(args)?),
+        Command::Tree(args) => Ok(tree::run(args)?),
+        Command::Files(args) => Ok(files::run(args)?),
+        Command::Whereis(args) => Ok(files::whereis(args)?),
+        Command::Explain(args) => Ok(explain::run(args)?),
+        Command::Export(args) => Ok(export::run(args)?),
+        Command::Index(args) => Ok(index::run(args)?),
+        Command::Schema(args) => Ok(schema::run(args)?),
         Command::Log(args) => Ok(log::run(args)?),
         Command::Verify(args) => Ok(verify::run(args)?),
         Command::Evidence(args) => Ok(evidence::run(args)?),

@@ -26,7 +26,7 @@ pub use event::{Ancestor, ContainerName, Event, Process, VERSION};
 pub use explain::{Admission, Drift, Explanation, Finding, ImageClaim, Launcher, Volume, Why};
 pub use files::{File, Sighting};
 pub use filter::{DigestPattern, Filter, FilterError, Pattern, User};
-pub use index::{Index, IndexError};
+pub use index::{Freshness, Index, IndexError};
 pub use kind::Kind;
 pub use lists::{From, List, ListsError, find};
 pub use records::RecordsError;

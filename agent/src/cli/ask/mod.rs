@@ -2,7 +2,15 @@
 //! The verbs that ask what ran: one vocabulary of options and filters, one way to the index, one way out.
 
 pub mod events;
+pub mod explain;
+pub mod export;
+pub mod files;
+pub mod index;
+pub mod ps;
+pub mod schema;
+pub mod show;
 mod table;
+pub mod tree;
 
 use std::{
     env, fs,
@@ -20,8 +28,8 @@ use super::unless_broken_pipe;
 use crate::{
     config::STATE_DIR,
     query::{
-        self, DigestPattern, Filter, Index, IndexError, Kind, List, ListsError, Pattern,
-        QueryError, User, moment,
+        self, ContainerName, DigestPattern, Filter, Index, IndexError, Kind, List, ListsError,
+        Pattern, QueryError, User, moment,
     },
 };
 
@@ -259,6 +267,22 @@ fn written_to(path: &Path) -> impl FnOnce(io::Error) -> AskError + use<'_> {
         path: path.to_owned(),
         source,
     }
+}
+
+/// A container in a word.
+fn named(container: &ContainerName) -> String {
+    let id = container.id.get(..12).unwrap_or(&container.id);
+    match (container.name.as_str(), id, container.mnt_ns) {
+        ("", "", Some(mnt_ns)) => format!("mnt:{mnt_ns}"),
+        ("", "", None) => "-".to_owned(),
+        ("", id, _) => id.to_owned(),
+        (name, _, _) => name.to_owned(),
+    }
+}
+
+/// A time for people: to the second.
+fn seconds(time: Option<&str>) -> &str {
+    time.map_or("-", |time| time.get(..19).unwrap_or(time))
 }
 
 /// A value as a line of JSON.

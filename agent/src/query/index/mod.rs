@@ -15,16 +15,21 @@ pub(crate) use schema::{event_id, list_of, segment_and_offset};
 use std::{
     collections::HashMap,
     fs, io,
+    os::unix::ffi::OsStrExt as _,
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use ima_log::Entry;
 use rusqlite::{Connection, OpenFlags, TransactionBehavior, params};
+use schemars::JsonSchema;
+use serde::Serialize;
 
 use self::build::{Progress, build};
 use super::{
-    List,
+    List, VERSION,
+    event::shown,
+    moment,
     records::{At, Records},
 };
 
@@ -92,6 +97,33 @@ pub(crate) struct Indexed {
     pub(crate) clocks: Vec<(i64, i64)>,
 }
 
+/// How far a list reaches.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct Freshness {
+    /// Of this JSON: 1.
+    pub v: u32,
+    /// The node.
+    pub node: String,
+    /// The boot, as the list says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub boot_id: Option<String>,
+    /// The list.
+    pub path: String,
+    /// Entries that could be read.
+    pub entries: u64,
+    /// What they say, in the index's count.
+    pub events: u64,
+    /// When the last event was, by the node's own clock.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_event: Option<String>,
+    /// Why the rest cannot be read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub damage: Option<String>,
+    /// Whether the list just ends within an entry: it was cut, or is being written.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub torn: bool,
+}
+
 impl Indexed {
     /// The offset of the clocks at an event.
     pub(crate) fn clock_at(&self, event: i64) -> Option<i64> {
@@ -146,6 +178,26 @@ impl Index {
             new,
             anew,
         })
+    }
+
+    /// How far its lists reach.
+    #[must_use]
+    pub fn freshness(&self) -> Vec<Freshness> {
+        let of = |list: &Indexed| Freshness {
+            v: VERSION,
+            node: shown(list.list.node.as_bytes()),
+            boot_id: list.boot.clone(),
+            path: shown(list.list.path.as_os_str().as_bytes()),
+            entries: list.entries,
+            events: list.rows.cast_unsigned(),
+            last_event: list
+                .ends
+                .and_then(|us| us.checked_mul(1000))
+                .map(moment::show),
+            damage: list.damage.as_ref().map(|damage| shown(damage.as_bytes())),
+            torn: list.torn,
+        };
+        self.lists.iter().map(of).collect()
     }
 
     /// What of the lists could not be read, and what two of them claim at once; a sentence each.

@@ -1,0 +1,213 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `cima export`: events for other tools.
+
+use std::{
+    io::{self, Write},
+    path::PathBuf,
+};
+
+use clap::{Args, ValueEnum};
+
+use super::{AskError, Filters, Lists, json_line, note};
+use crate::{
+    cli::unless_broken_pipe,
+    exit::Outcome,
+    query::{Event, Page, Query, QueryError},
+};
+
+/// Write events for other tools
+///
+/// All that are asked for, in the order of cima events. The list itself, in its own forms and as a Canonical Event Log, is
+/// written by cima log.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  cima export --since 7d -o week.jsonl
+  cima export --format csv --kind exec -o executions.csv
+  cima export --from nodes/ | duckdb -c \"select kind, count(*) from read_json('/dev/stdin') group by kind\"
+
+Exit codes: 0 written, 2 usage, or a list that cannot be read.")]
+pub struct ExportArgs {
+    #[command(flatten)]
+    filters: Filters,
+    #[command(flatten)]
+    lists: Lists,
+    /// How events are written
+    #[arg(long, value_enum, default_value_t = Format::Jsonl)]
+    format: Format,
+    /// Write to a file instead of standard output
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// A line of JSON for each, as cima events --json
+    Jsonl,
+    /// A line for each, with a header; what programs do with cells that look like formulas is prevented by a ' in front
+    Csv,
+}
+
+enum Stop {
+    Ask(AskError),
+    Write(io::Error),
+}
+
+impl From<QueryError> for Stop {
+    fn from(error: QueryError) -> Self {
+        Self::Ask(error.into())
+    }
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// See [`AskError`].
+pub fn run(args: &ExportArgs) -> Result<Outcome, AskError> {
+    let filter = args.filters.parse()?;
+    let index = args.lists.open()?;
+    let mut query = Query::new(&index);
+    let mut events = 0_u64;
+    let mut write = |out: &mut dyn Write| -> Result<(), Stop> {
+        let mut rows = Rows::new(args.format, out).map_err(Stop::Write)?;
+        query.events(&filter, &Page::default(), |event| {
+            events += 1;
+            rows.write(&event).map(|()| true).map_err(Stop::Write)
+        })?;
+        rows.flush().map_err(Stop::Write)
+    };
+    let (path, written) = match &args.output {
+        Some(path) => (path.clone(), to_file(path, &mut write)),
+        None => {
+            let mut out = io::BufWriter::with_capacity(1 << 16, io::stdout().lock());
+            ("standard output".into(), write(&mut out))
+        }
+    };
+    match written {
+        Ok(()) => {}
+        Err(Stop::Ask(error)) => return Err(error),
+        Err(Stop::Write(source)) if args.output.is_none() => {
+            unless_broken_pipe(Err(source)).map_err(super::written_to(&path))?;
+        }
+        Err(Stop::Write(source)) => return Err(AskError::Write { path, source }),
+    }
+    if args.output.is_some() {
+        note(format_args!("{events} events are in {}", path.display()));
+    }
+    Ok(Outcome::Good)
+}
+
+/// The file is there when it is whole.
+fn to_file(
+    path: &std::path::Path,
+    write: &mut dyn FnMut(&mut dyn Write) -> Result<(), Stop>,
+) -> Result<(), Stop> {
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
+    let file = tempfile::Builder::new().tempfile_in(dir.unwrap_or(".".as_ref()));
+    let file = file.map_err(Stop::Write)?;
+    let mut out = io::BufWriter::with_capacity(1 << 16, file);
+    write(&mut out)?;
+    let file = out
+        .into_inner()
+        .map_err(|error| Stop::Write(error.into_error()))?;
+    file.persist(path)
+        .map(drop)
+        .map_err(|error| Stop::Write(error.error))
+}
+
+enum Rows<'a> {
+    Jsonl(&'a mut dyn Write),
+    Csv(Box<csv::Writer<&'a mut dyn Write>>),
+}
+
+impl<'a> Rows<'a> {
+    fn new(format: Format, out: &'a mut dyn Write) -> io::Result<Self> {
+        Ok(match format {
+            Format::Jsonl => Self::Jsonl(out),
+            Format::Csv => {
+                let mut writer = csv::Writer::from_writer(out);
+                writer.write_record(COLUMNS)?;
+                Self::Csv(Box::new(writer))
+            }
+        })
+    }
+
+    fn write(&mut self, event: &Event) -> io::Result<()> {
+        match self {
+            Self::Jsonl(out) => json_line(*out, event),
+            Self::Csv(writer) => Ok(writer.write_record(record(event).map(harmless))?),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Self::Jsonl(out) => out.flush(),
+            Self::Csv(writer) => writer.flush(),
+        }
+    }
+}
+
+const COLUMNS: [&str; 20] = [
+    "id",
+    "node",
+    "boot_id",
+    "time",
+    "kind",
+    "violation",
+    "container",
+    "container_name",
+    "image",
+    "image_name",
+    "path",
+    "digest",
+    "volume",
+    "pid",
+    "comm",
+    "uid",
+    "login_uid",
+    "args",
+    "detail",
+    "damaged",
+];
+
+fn record(event: &Event) -> [String; 20] {
+    let text = |text: &Option<String>| text.clone().unwrap_or_default();
+    let container = event.container.clone().unwrap_or_default();
+    let process = event.process.as_ref();
+    let of = |value: Option<u32>| value.map(|value| value.to_string()).unwrap_or_default();
+    let digest = match &event.digest {
+        Some(digest) => digest.clone(),
+        None => event.digests.join(" "),
+    };
+    [
+        event.id.clone(),
+        event.node.clone(),
+        text(&event.boot_id),
+        text(&event.time),
+        event.kind.word().to_owned(),
+        event.violation.to_string(),
+        container.id,
+        container.name,
+        container.image,
+        container.image_name,
+        text(&event.path),
+        digest,
+        text(&event.volume),
+        of(process.map(|process| process.pid)),
+        process
+            .map(|process| process.comm.clone())
+            .unwrap_or_default(),
+        of(process.map(|process| process.uid)),
+        of(process.and_then(|process| process.login_uid)),
+        serde_json::to_string(&event.args).unwrap_or_default(),
+        text(&event.detail),
+        text(&event.damaged),
+    ]
+}
+
+/// A spreadsheet takes what begins so for a formula.
+fn harmless(cell: String) -> String {
+    match cell.starts_with(['=', '+', '-', '@']) {
+        true => format!("'{cell}"),
+        false => cell,
+    }
+}
