@@ -51,9 +51,9 @@ class Tpm:
             "tpm2_createak", "-C", "ek.ctx", "-G", "rsa", "-g", "sha256", "-s", "rsassa", "-u", "ak.pub", "-c", "ak.ctx"
         )
 
-    def extend(self, listed: MeasurementList) -> None:
-        """Extends PCR 10 as a kernel does."""
-        self._run("tpm2_pcrextend", *(f"10:sha256={line.extends.hex()}" for line in listed.lines))
+    def extend(self, listed: MeasurementList, pcr: int = 10) -> None:
+        """Extends a PCR as a kernel does PCR 10."""
+        self._run("tpm2_pcrextend", *(f"{pcr}:sha256={line.extends.hex()}" for line in listed.lines))
 
     def evidence(self, nonce: str, text: str, pcrs: str = "10") -> dict[str, str]:
         """As `cima evidence --nonce` writes it."""

@@ -17,7 +17,7 @@ from test_key import public, said_of
 
 ROUNDS = 150
 # A quote of no PCR at all.
-ATTEST = struct.pack(">IHHH25xIHB3x", 0xFF544347, 0x8018, 0, 0, 1, 0x000B, 3)
+ATTEST = struct.pack(">IHHH25xIHB3xH", 0xFF544347, 0x8018, 0, 0, 1, 0x000B, 3, 0)
 TOKENS = [
     *(
         b"\0",

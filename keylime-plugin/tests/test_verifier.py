@@ -10,7 +10,7 @@ import json
 import socket
 import ssl
 import threading
-from base64 import b64decode
+from base64 import b64decode, b64encode
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -187,10 +187,20 @@ def test_evidence_of_a_good_node_is_valid(
         "valid": False,
         "findings": [{"text": f"the quote is by another key: sha256 {key}", "event": "cima.key", "count": 1}],
     }
-    # The nonce is the node's word until the quote is looked at.
+    # The nonce is the node's word until the quote is looked at: Keylime does, and takes it as base64, too.
     evidence["nonce"] = "nonce2"
     assert main(verify(verifier, policy, write("evidence.json", evidence), "--nonce", "nonce2")) == 1
-    assert "the quote is not that of this key with this nonce" in capsys.readouterr().out
+    assert "the quote was made for another nonce than the evidence says" in capsys.readouterr().out
+
+
+def test_a_quote_that_another_key_signed_is_refused(
+    verifier: Running, policy: str, tpm: Tpm, write: Write, capsys: Captured
+) -> None:
+    node = good_node("kernel")
+    tpm.extend(node.list)
+    evidence = {**tpm.evidence("n", node.list.text), "tpm_ak": tpm.key()["tpm_ak"]}
+    assert main(verify(verifier, policy, write("evidence.json", evidence), "--nonce", "n")) == 1
+    assert capsys.readouterr().out.startswith("the quote is not that of this key with this nonce: ")
 
 
 def test_evidence_of_a_bad_node_is_explained(
@@ -250,6 +260,36 @@ def test_a_quote_without_pcr_10_is_valid_to_keylime_and_not_here(
     assert answer["valid"] is True
     assert main(verify(verifier, policy, write("e", evidence), "--nonce", "n")) == 1
     assert "the quote is not of PCR 10" in capsys.readouterr().out
+
+
+def test_values_of_other_pcrs_are_not_taken_for_that_of_pcr_10(
+    verifier: Running, policy: str, tpm: Tpm, write: Write, capsys: Captured
+) -> None:
+    # PCR 16 may be reset by anybody. The quote is of both, and the node says of the values that they are those of PCR 9 and 10:
+    # checkquote compares their digest, and not of which PCRs they are.
+    good, bad = good_node("kernel"), good_node("kernel")
+    bad.execute(WEB, b"/tmp/miner", b"miner")
+    tpm.extend(bad.list)
+    tpm.extend(good.list, 16)
+    evidence = tpm.evidence("n", good.list.text, pcrs="10,16")
+    *before, values = evidence["quote"].split(":")
+    forged = bytearray(b64decode(values))
+    assert forged[7:10] == b"\x00\x04\x01"
+    forged[7:10] = b"\x00\x06\x00"
+    evidence["quote"] = ":".join([*before, b64encode(forged).decode()])
+    answer = client(verifier).verify({**evidence, "runtime_policy": Path(policy).read_text()})
+    assert answer["valid"] is True
+    assert main(verify(verifier, policy, write("e", evidence), "--nonce", "n")) == 1
+    assert "the quote is of other PCRs than 10, too" in capsys.readouterr().out
+
+
+def test_what_a_node_says_of_its_boot_is_not_taken_into_the_policy(
+    verifier: Running, policy: str, write: Write, tpm: Tpm, capsys: Captured
+) -> None:
+    # Keylime adds the boot_aggregate of an event log that the quote does not cover to those that the policy allows.
+    evidence = {**tpm.evidence("n", good_node("kernel").list.text), "mb_log": "YWJj"}
+    assert main(verify(verifier, policy, write("e", evidence), "--nonce", "n")) == 2
+    assert 'the key "mb_log" is not one of evidence' in capsys.readouterr().err
 
 
 def test_what_only_cima_finds_makes_evidence_invalid(

@@ -8,8 +8,6 @@ endorsement key that a TPM's maker has certified. Layouts: TPM 2.0 Library, Part
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hashlib
 import re
 import struct
@@ -17,11 +15,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from cima_keylime import der
-from cima_keylime.unusable import UnusableError, label, parse_json, read_text
+from cima_keylime.marshalled import Reader
+from cima_keylime.unusable import UnusableError, decoded, label, parse_texts, read_text
 
 _RSA, _ECC, _NULL = 0x0001, 0x0023, 0x0010
 _SHA256 = 0x000B
-_RSASSA, _ECDSA, _ECDAA = 0x0014, 0x0018, 0x001A
+_RSASSA, _RSAES, _ECDSA, _ECDAA = 0x0014, 0x0015, 0x0018, 0x001A
 _P256 = 0x0003
 #: Bytes of a coordinate: NIST P-256, P-384, P-521.
 _CURVES = {_P256: 32, 0x0004: 48, 0x0005: 66}
@@ -91,32 +90,16 @@ def read(path: str) -> KeyFile:
 
 def parse(text: str, source: str) -> KeyFile:
     """Reads it. Raises `UnusableError`, which names `source` and the key."""
-    found = parse_json(text, source)
-    if not isinstance(found, dict):
-        raise UnusableError(f"{source}: no key: no JSON object")
-    for key in ("name", "tpm_ak", "tpm_ek"):
-        if not isinstance(found.get(key), str) or not found[key]:
-            raise UnusableError(f'{source}: no key: "{key}" is missing, empty or no text')
-    for key in ("ak_sha256", "ek_certificate"):
-        if not isinstance(found.get(key, ""), (str, type(None))):
-            raise UnusableError(f'{source}: "{key}" is no text')
+    found = parse_texts(text, source, "key", ("name", "tpm_ak", "tpm_ek"), ("ak_sha256", "ek_certificate"))
     certificate = found.get("ek_certificate")
-    if certificate is not None:
-        certificate = _certificate(_decoded(certificate, f'{source}: "ek_certificate"'), source)
+    fingerprint = found.get("ak_sha256")
     return KeyFile(
-        ak=_public(_decoded(found["tpm_ak"], f'{source}: "tpm_ak"'), f'{source}: "tpm_ak"'),
-        ek=_public(_decoded(found["tpm_ek"], f'{source}: "tpm_ek"'), f'{source}: "tpm_ek"'),
-        certificate=certificate,
+        ak=_public(found["tpm_ak"], f'{source}: "tpm_ak"'),
+        ek=_public(found["tpm_ek"], f'{source}: "tpm_ek"'),
+        certificate=_certificate(certificate, f'{source}: "ek_certificate"') if certificate is not None else None,
         name=_hexadecimal(found["name"], f'{source}: "name"'),
-        fingerprint=_hexadecimal(found["ak_sha256"], f'{source}: "ak_sha256"') if found.get("ak_sha256") else None,
+        fingerprint=_hexadecimal(fingerprint, f'{source}: "ak_sha256"') if fingerprint else None,
     )
-
-
-def _decoded(text: str, where: str) -> bytes:
-    try:
-        return base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise UnusableError(f"{where} is no base64") from error
 
 
 def _hexadecimal(text: str, where: str) -> str:
@@ -125,59 +108,18 @@ def _hexadecimal(text: str, where: str) -> str:
     return text.lower()
 
 
-def _certificate(data: bytes, source: str) -> bytes:
+def _certificate(text: str, where: str) -> bytes:
     """Without what stands behind it: the TPM's storage for it may be longer."""
     try:
-        whole = der.first(data)
+        whole = der.first(decoded(text, where))
         der.subject_public_key(whole)
     except ValueError as error:
-        raise UnusableError(f'{source}: "ek_certificate" is no certificate of X.509') from error
+        raise UnusableError(f"{where} is no certificate of X.509") from error
     return whole
 
 
-class _Reader:
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-        self._at = 0
-
-    def take(self, length: int) -> bytes:
-        taken = self._data[self._at : self._at + length]
-        if len(taken) < length:
-            raise ValueError("ends early")
-        self._at += length
-        return taken
-
-    def u16(self) -> int:
-        return int.from_bytes(self.take(2), "big")
-
-    def u32(self) -> int:
-        return int.from_bytes(self.take(4), "big")
-
-    def sized(self) -> bytes:
-        return self.take(self.u16())
-
-    def symmetric(self) -> int:
-        """`TPMT_SYM_DEF_OBJECT`: algorithm, key bits, mode."""
-        algorithm = self.u16()
-        if algorithm != _NULL:
-            self.take(4)
-        return algorithm
-
-    def scheme(self) -> tuple[int, int]:
-        """`TPMT_ASYM_SCHEME` or `TPMT_KDF_SCHEME`: scheme, hash, and of ECDAA a counter."""
-        scheme = self.u16()
-        # RSAES and NULL have no details.
-        digest = self.u16() if scheme not in (_NULL, 0x0015) else 0
-        if scheme == _ECDAA:
-            self.u16()
-        return scheme, digest
-
-    def end(self) -> None:
-        if self._at != len(self._data):
-            raise ValueError("goes on")
-
-
-def _public(data: bytes, where: str) -> Public:
+def _public(text: str, where: str) -> Public:
+    data = decoded(text, where)
     try:
         return _parsed(data)
     except ValueError as error:
@@ -185,16 +127,16 @@ def _public(data: bytes, where: str) -> Public:
 
 
 def _parsed(data: bytes) -> Public:
-    whole = _Reader(data)
-    area = _Reader(whole.sized())
+    whole = Reader(data)
+    area = Reader(whole.sized())
     whole.end()
     kind, name_algorithm, attributes = area.u16(), area.u16(), area.u32()
     if kind not in (_RSA, _ECC):
         raise ValueError(f"has the type {kind:#06x}")
     # Of the authorization policy nothing is asked.
     area.sized()
-    symmetric = area.symmetric()
-    scheme, scheme_hash = area.scheme()
+    symmetric = _symmetric(area)
+    scheme, scheme_hash = _scheme(area)
     size = area.u16()
     exponent = 0
     if kind == _RSA:
@@ -204,12 +146,30 @@ def _parsed(data: bytes) -> Public:
             raise ValueError("has a modulus of another length than it says")
     else:
         # The key derivation.
-        area.scheme()
+        _scheme(area)
         unique = (area.sized(), area.sized())
         if not all(0 < len(one) <= _CURVES.get(size, 128) for one in unique):
             raise ValueError("has no point of its curve")
     area.end()
     return Public(data, kind, name_algorithm, attributes, symmetric, scheme, scheme_hash, size, exponent, unique)
+
+
+def _symmetric(area: Reader) -> int:
+    """`TPMT_SYM_DEF_OBJECT`: algorithm, key bits, mode."""
+    algorithm = area.u16()
+    if algorithm != _NULL:
+        area.take(4)
+    return algorithm
+
+
+def _scheme(area: Reader) -> tuple[int, int]:
+    """`TPMT_ASYM_SCHEME` or `TPMT_KDF_SCHEME`: scheme, hash, and of ECDAA a counter."""
+    scheme = area.u16()
+    # These have no details.
+    digest = area.u16() if scheme not in (_NULL, _RSAES) else 0
+    if scheme == _ECDAA:
+        area.u16()
+    return scheme, digest
 
 
 def faults(said: KeyFile) -> Iterator[str]:

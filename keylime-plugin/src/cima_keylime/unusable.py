@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
@@ -71,6 +72,30 @@ def parse_json(text: str, source: str) -> Any:
         raise UnusableError(f"{source}: no JSON: {error}") from error
     except RecursionError as error:
         raise UnusableError(f"{source}: JSON that is nested too deeply") from error
+
+
+def parse_texts(
+    text: str, source: str, what: str, needed: Iterable[str], optional: Iterable[str] = ()
+) -> dict[str, Any]:
+    """A JSON object that has texts by these keys, the optional ones perhaps null; of others nothing is asked."""
+    found = parse_json(text, source)
+    if not isinstance(found, dict):
+        raise UnusableError(f"{source}: no {what}: no JSON object")
+    for key in needed:
+        if not isinstance(found.get(key), str) or not found[key]:
+            raise UnusableError(f'{source}: no {what}: the key "{key}" is missing, empty or no text')
+    for key in optional:
+        if not isinstance(found.get(key, ""), (str, type(None))):
+            raise UnusableError(f'{source}: "{key}" is no text')
+    return found
+
+
+def decoded(text: str, where: str) -> bytes:
+    """What base64 stands for."""
+    try:
+        return base64.b64decode(text, validate=True)
+    except ValueError as error:
+        raise UnusableError(f"{where} is no base64") from error
 
 
 @contextlib.contextmanager

@@ -21,6 +21,7 @@ from cima_keylime.commands.shared import (
     verifier,
     verifier_arguments,
 )
+from cima_keylime.runtime_policy import Policy
 from cima_keylime.unusable import label
 
 
@@ -50,38 +51,50 @@ def add_to(commands: Any) -> None:
 
 def _verify(given: argparse.Namespace) -> int:
     said = evidence.read(given.evidence)
-    source = label(given.evidence)
     text, policy = pushable(given.policy)
-    findings = list(_not_bound(said, given, source))
+    findings = list(_not_bound(said, given))
     keylime = None
     if not findings:
         answer = verifier(given).verify({**said.data, "runtime_policy": text})
         keylime = bool(answer["valid"])
         explainer = explanation.Explainer(policy)
-        lines = said.ima_list.split("\n")
         if keylime:
-            # What Keylime does not look at.
-            entries = measurement_list.ascii_list(lines, f'{source}: "ima_measurement_list"')
-            findings = explanation.joined(explainer.entries(entries, policy, Counter()))
+            findings = _not_looked_at(said, explainer, policy, label(given.evidence))
         else:
             reasons = failures.parse(json.dumps(answer), "the answer")
-            findings = explainer.failures(reasons, measurement_list.readable(lines))
+            findings = explainer.failures(reasons, measurement_list.readable(said.ima_list.split("\n")))
             findings = findings or [explanation.Finding("Keylime gives no reason", "")]
     valid = not findings
     report(findings, given, {"valid": valid, "keylime": keylime}, "valid" if valid else "not valid")
     return GOOD if valid else NEGATIVE
 
 
-def _not_bound(said: evidence.Evidence, given: argparse.Namespace, source: str) -> Iterator[explanation.Finding]:
-    """What makes the evidence that of another time, another TPM or another list, whatever it says."""
+def _not_bound(said: evidence.Evidence, given: argparse.Namespace) -> Iterator[explanation.Finding]:
+    """What makes the evidence that of another time, another TPM or another PCR, whatever it says."""
     if given.nonce is None:
         print("warning: without --nonce the evidence may be an old one", file=sys.stderr)
     elif given.nonce != said.nonce:
         yield explanation.Finding("the evidence was made for another nonce", "cima.nonce")
-    fingerprint = said.key_fingerprint
+    # Keylime takes the nonce as base64, too. Lone surrogates are of no text that was a nonce.
+    if said.quote.nonce != said.nonce.encode("utf-8", "surrogatepass"):
+        yield explanation.Finding("the quote was made for another nonce than the evidence says", "cima.nonce")
     if given.ak_sha256 is None:
-        print(f"warning: without --ak-sha256 any key may have made the quote; it was {fingerprint}", file=sys.stderr)
-    elif given.ak_sha256.lower() != fingerprint:
-        yield explanation.Finding(f"the quote is by another key: sha256 {fingerprint}", "cima.key")
-    if evidence.IMA_PCR not in evidence.quoted_pcrs(said, source):
+        print(
+            f"warning: without --ak-sha256 any key may have made the quote; it was {said.key_fingerprint}",
+            file=sys.stderr,
+        )
+    elif given.ak_sha256.lower() != said.key_fingerprint:
+        yield explanation.Finding(f"the quote is by another key: sha256 {said.key_fingerprint}", "cima.key")
+    if (said.bank, evidence.IMA_PCR) not in said.quote.pcrs:
         yield explanation.Finding("the quote is not of PCR 10: it says nothing of the list", "cima.pcr")
+    elif len(said.quote.pcrs) > 1:
+        # Which of the values is which PCR's, only the node says.
+        yield explanation.Finding("the quote is of other PCRs than 10, too: `cima evidence` makes none", "cima.pcr")
+
+
+def _not_looked_at(
+    said: evidence.Evidence, explainer: explanation.Explainer, policy: Policy, source: str
+) -> list[explanation.Finding]:
+    """What Keylime leaves to its caller: see README, "What Keylime leaves to others"."""
+    entries = measurement_list.ascii_list(said.ima_list.split("\n"), f'{source}: "ima_measurement_list"')
+    return explanation.joined(explainer.entries(entries, policy, Counter()))
