@@ -29,7 +29,7 @@ def test_ascii_and_binary_say_the_same(tmp_path: Path, sink: str, template: str)
     entries = read(tmp_path, node.list.text.encode())
     assert entries == read(tmp_path, node.list.binary)
     assert len(entries) == len(node.list.lines)
-    assert all(entry.is_consistent and not entry.is_violation for entry in entries)
+    assert all(entry.fault is None and not entry.is_violation for entry in entries)
     assert entries[3].name == f"cima-sink:{sink}"
 
 
@@ -39,12 +39,12 @@ def test_a_changed_entry_is_not_consistent(tmp_path: Path) -> None:
     (*_, last) = read(tmp_path, node.list.text.replace("/usr/bin/bash", "/usr/bin/evil").encode())
     assert not last.payload_fits
     changed = read(tmp_path, node.list.text.replace("/usr/bin/bash", "/usr/bin/evil").encode())[1]
-    assert not changed.is_consistent
+    assert changed.fault == "does not have its own template hash"
 
 
 def test_what_a_node_said_is_what_a_policy_of_its_image_has() -> None:
     entries = list(measurement_list.read(str(Path(__file__).with_name("data") / "ledger.ascii")))
-    assert all(entry.is_consistent for entry in entries)
+    assert all(entry.fault is None for entry in entries)
     said = [names.parse(entry.name) for entry in entries]
     image, *executables = (entry for entry in entries if not entry.name.startswith("cima-violation:"))
     of = image.name.partition(":")[2]
@@ -64,7 +64,7 @@ def test_a_list_of_another_template_hash_is_consistent(tmp_path: Path) -> None:
     data = line.record[28 + len("ima-buf") + 4 :]
     text = line.text.replace(sha(data, "sha1").hex(), sha(data).hex())
     (entry,) = read(tmp_path, text.encode())
-    assert (entry.is_consistent, len(entry.template_hash)) == (True, 32)
+    assert (entry.fault, len(entry.template_hash)) == (None, 32)
 
 
 def test_other_templates_have_no_name(tmp_path: Path) -> None:
@@ -72,7 +72,7 @@ def test_other_templates_have_no_name(tmp_path: Path) -> None:
     listed.entry("ima-ngv2", sha(b"x"), "cima-image:x")
     for content in (listed.text.encode(), listed.binary):
         (entry,) = read(tmp_path, content)
-        assert (entry.template, entry.name, entry.is_consistent) == ("ima-ngv2", "", True)
+        assert (entry.template, entry.name, entry.fault) == ("ima-ngv2", "", None)
 
 
 def test_a_violation_of_imas_own_is_one(tmp_path: Path) -> None:
@@ -83,9 +83,13 @@ def test_a_violation_of_imas_own_is_one(tmp_path: Path) -> None:
 
 
 def test_the_templates_ima_is_read_as_text(tmp_path: Path) -> None:
-    line = b"10 " + b"ab" * 20 + b" ima " + b"cd" * 20 + b" /usr/bin/x y\n"
-    (entry,) = read(tmp_path, line)
-    assert (entry.algorithm, entry.name) == ("sha1", "/usr/bin/x y")
+    digest = bytes.fromhex("cd" * 20)
+    template_hash = sha(digest + b"/usr/bin/x_y".ljust(256, b"\0"), "sha1")
+    line = f"10 {template_hash.hex()} ima {digest.hex()} /usr/bin/x_y\n"
+    (entry,) = read(tmp_path, line.encode())
+    assert (entry.algorithm, entry.name, entry.fault) == ("sha1", "/usr/bin/x_y", None)
+    (changed,) = read(tmp_path, line.replace("x_y", "x_z").encode())
+    assert changed.fault == "does not have its own template hash"
 
 
 GOOD = Node("kernel").list
@@ -95,6 +99,11 @@ GOOD = Node("kernel").list
     ("content", "said"),
     [
         (b"nonsense\n", 'line 1 is no entry of a list: "nonsense"'),
+        (b"1_0 00 ima-ng sha256:00 x\n", "line 1 is no entry of a list"),
+        (b"10 00 ima-ng sha256:00 x\0y\n", "line 1 is no entry of a list"),
+        (b"10 00 ima sha1:" + b"cd" * 20 + b" x\n", "line 1 is no entry of a list"),
+        (b"10 00 ima " + b"cd" * 21 + b" x\n", "line 1 is no entry of a list"),
+        (b"10 00 ima " + b"cd" * 20 + b" " + b"x" * 256 + b"\n", "line 1 is no entry of a list"),
         (b"10 zz ima-ng sha256:00 x\n", "line 1 is no entry of a list"),
         (GOOD.text.encode() + b"10 00 ima-buf sha256:00 name\n", f"line {len(GOOD.lines) + 1} is no entry"),
         (b"10 \xff\x1b[2J\n", r'line 1 is no entry of a list: "10 \udcff\x1b[2J"'),

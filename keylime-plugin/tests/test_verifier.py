@@ -20,7 +20,8 @@ import pytest
 import verifier_process
 from cima_keylime.cli import main
 from cima_keylime.verifier import Tls, Verifier
-from conftest import DATABASE, WEB, Write, good_node
+from conftest import DATABASE, HOST, WEB, Write, good_node
+from encoder import MeasurementList
 from software_tpm import Tpm
 from verifier_process import Running
 
@@ -283,6 +284,17 @@ def test_values_of_other_pcrs_are_not_taken_for_that_of_pcr_10(
     assert "the quote is of other PCRs than 10, too" in capsys.readouterr().out
 
 
+def test_a_list_that_goes_on_behind_the_quote_is_not_valid(
+    verifier: Running, policy: str, tpm: Tpm, write: Write, capsys: Captured
+) -> None:
+    # Keylime looks for the value anywhere in the list, and finds that of a PCR that nothing has extended before its first line.
+    text = good_node("kernel").list.text
+    answer = client(verifier).verify({**tpm.evidence("n", text), "runtime_policy": Path(policy).read_text()})
+    assert answer["valid"] is True
+    assert main(verify(verifier, policy, write("e", tpm.evidence("n", text)), "--nonce", "n")) == 1
+    assert "the list does not give the value of PCR 10" in capsys.readouterr().out
+
+
 def test_what_a_node_says_of_its_boot_is_not_taken_into_the_policy(
     verifier: Running, policy: str, write: Write, tpm: Tpm, capsys: Captured
 ) -> None:
@@ -290,6 +302,57 @@ def test_what_a_node_says_of_its_boot_is_not_taken_into_the_policy(
     evidence = {**tpm.evidence("n", good_node("kernel").list.text), "mb_log": "YWJj"}
     assert main(verify(verifier, policy, write("e", evidence), "--nonce", "n")) == 2
     assert 'the key "mb_log" is not one of evidence' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("path", [b"/usr/bin/evil", b"/x" * 130])
+def test_an_entry_of_the_hosts_that_keylime_is_kept_from_judging_is_found(
+    verifier: Running, policy: str, tpm: Tpm, write: Write, capsys: Captured, path: bytes
+) -> None:
+    # It takes an entry whose template hash is written as ones for a violation of IMA's, and replays its data as they are.
+    node = good_node("kernel")
+    line = node.list.file(path.decode(), b"evil")
+    tpm.extend(node.list)
+    text = node.list.text.replace(line.text[3:43], "ff" * 20)
+    answer = client(verifier).verify({**tpm.evidence("n", text), "runtime_policy": Path(policy).read_text()})
+    assert answer["valid"] is True
+    assert main(verify(verifier, policy, write("e", tpm.evidence("n", text)), "--nonce", "n")) == 1
+    assert "does not have its own template hash" in capsys.readouterr().out
+
+
+def test_a_file_of_cimas_that_is_shown_as_another_of_the_hosts_is_found(
+    verifier: Running, policy: str, tpm: Tpm, write: Write, capsys: Captured
+) -> None:
+    # The template's name is in no hash. The same bytes are an entry of the template `ima`, whose name is the last 255 of them
+    # before the NUL, if whatever is before counts as a digest: then it has a NUL in front.
+    node = good_node("ima-file")
+    node.execute(WEB, b"/tmp/" + b"x" * 240 + b"/miner", b"miner")
+    tpm.extend(node.list)
+    line = node.list.lines[-1]
+    data = line.record[4 + 20 + 4 + len("ima-ng") + 4 :]
+    forged = f"10 {'ff' * 20} ima x:{data[:-256].hex()} {data[-256:-1].decode()}"
+    text = node.list.text.replace(line.text, forged)
+    assert "\0cima-exec:" in text
+    answer = client(verifier).verify({**tpm.evidence("n", text), "runtime_policy": Path(policy).read_text()})
+    assert answer["valid"] is True
+    assert main(verify(verifier, policy, write("e", tpm.evidence("n", text)), "--nonce", "n")) == 2
+    assert f"line {len(node.list.lines)} is no entry of a list" in capsys.readouterr().err
+
+
+def test_a_node_whose_agent_has_not_started_is_not_valid(
+    verifier: Running, policy: str, tpm: Tpm, write: Write, capsys: Captured
+) -> None:
+    listed = MeasurementList()
+    listed.file("boot_aggregate", b"aggregate")
+    listed.file("/usr/bin/bash", b"bash of the host")
+    tpm.extend(listed)
+    path = write("e", tpm.evidence("n", listed.text))
+    assert main(verify(verifier, policy, path, "--nonce", "n", "--json")) == 1
+    said = json.loads(capsys.readouterr().out)
+    assert said["keylime"] is True
+    assert "nothing in the list is of cima's agent" in said["findings"][0]["text"]
+    # Of a policy that is not for containers nothing is asked.
+    host = write("host.json", HOST)
+    assert main(verify(verifier, host, path, "--nonce", "n")) == 0
 
 
 def test_what_only_cima_finds_makes_evidence_invalid(

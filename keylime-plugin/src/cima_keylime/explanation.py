@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -45,6 +46,10 @@ _EVENTS = {
     "invalid_key": "a measured key is none that Keylime supports",
 }
 
+_NOT_STARTED = (
+    "nothing in the list is of cima's agent: it has not started in this boot, or no rule of IMA's lists what it says,"
+    " and what containers executed is not in the list"
+)
 
 # Of what is said again as Keylime says it: a line of a list may have megabytes.
 _LONGEST = 300
@@ -105,35 +110,38 @@ class Explainer:
         return _joined(findings)
 
     def entries(self, entries: Iterable[Entry], policy: Policy, counts: Counter[str]) -> Iterator[Finding]:
-        """Judges cima's entries of a list as Keylime does, and by what it does not look at. Others are counted.
+        """Judges cima's entries of a list as Keylime does, and by what it does not look at. Others are counted, and must be consistent.
 
         Of excludes those alone count that a policy may have for names of cima's.
         """
         excluded = excludes.of_cima(policy["excludes"])
+        has_started = False
         for entry in entries:
             mine = entry.name.startswith(names.PREFIX)
+            has_started = has_started or entry.name.startswith("cima-sink:")
             counts["cima" if mine else "other"] += 1
-            if mine:
-                finding = self._judged(entry, policy, excluded is not None and excluded.match(entry.name) is not None)
-                if finding is not None:
-                    finding.entry = entry.number
-                    yield finding
+            # Keylime takes an entry for a violation, too, whose template hash is written as ones, and judges nothing of it.
+            if not entry.is_violation and entry.fault is not None:
+                finding: Finding | None = _forged(entry, entry.fault)
+            else:
+                finding = self._judged(entry, policy, excluded) if mine else None
+            if finding is not None:
+                finding.entry = entry.number
+                yield finding
+        # A policy says what may be in a list, and never what must.
+        if images.sinks_of(policy) and not has_started:
+            yield Finding(_NOT_STARTED, "cima.absent")
 
-    def _judged(self, entry: Entry, policy: Policy, excluded: bool) -> Finding | None:
+    def _judged(self, entry: Entry, policy: Policy, excluded: re.Pattern[str] | None) -> Finding | None:
         # Keylime's default configuration lets such an entry pass, whatever its name says.
         if entry.is_violation:
             text = f"violation of IMA's own with a name of cima's, which no hash covers: {shown(entry.name)}"
             return Finding(text, "ima.validation.tomtou", entry.name)
-        if not entry.is_consistent:
-            what = (
-                "does not have the digest of its payload"
-                if not entry.payload_fits and entry.payload is not None
-                else "does not have its own template hash"
-            )
-            return Finding(f"forged: the entry {shown(entry.name)} {what}", "ima.validation.ima_hash", entry.name)
+        if entry.payload is not None and not entry.payload_fits:
+            return _forged(entry, "has a digest by an algorithm that is not known here")
         if entry.pcr != 10:
             return Finding(f"PCR {entry.pcr}: {_EVENTS['ima_pcr']}", "ima.validation.ima_pcr", entry.name)
-        if excluded:
+        if excluded is not None and excluded.match(entry.name) is not None:
             return None
         key = "ima-buf" if entry.template == "ima-buf" else "digests"
         allowed = policy[key].get(entry.name)
@@ -241,6 +249,11 @@ _BARE = {
     "not_in_allowlist": "an entry of the list is not in the policy; the verifier's log, or its message, has the name",
     "runtime_policy_hash": "an entry has another digest than the policy; the list (--list) or the verifier's log tells which",
 }
+
+
+def _forged(entry: Entry, fault: str) -> Finding:
+    name = entry.name or f"{entry.number}, of the template {entry.template}"
+    return Finding(f"forged: the entry {shown(name)} {fault}", "ima.validation.ima_hash", entry.name)
 
 
 def _only(found: set[str]) -> str | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import itertools
+import re
 import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from typing import BinaryIO
 from cima_keylime.unusable import UnusableError, label, opened, shown
 
 _LONGEST = 64 << 20
+_PCR = re.compile("[0-9]{1,2}")
 #: `ima_hash=`, of what Python has everywhere.
 _ALGORITHMS = ("sha1", "sha256", "sha384", "sha512")
 #: Of template hashes: SHA-1, but Linux 6.10 and later have a list for each algorithm.
@@ -44,27 +46,48 @@ class Entry:
     @property
     def is_violation(self) -> bool:
         """A violation of IMA's own: no hash covers what it says."""
-        return not any(self.template_hash)
+        return len(self.template_hash) in _BY_LENGTH and not any(self.template_hash)
 
     @property
-    def is_consistent(self) -> bool:
-        """The template hash is that of the entry, and the digest of a buffer that of the payload."""
+    def fault(self) -> str | None:
+        """What the entry does not have of an entry that a kernel made; None if it is consistent with itself, as far as can be known."""
         algorithm = _BY_LENGTH.get(len(self.template_hash))
         if algorithm is None:
-            return False
-        if (
-            self.data is not None
-            and hashlib.new(algorithm, self.data, usedforsecurity=False).digest() != self.template_hash
-        ):
-            return False
-        return self.payload is None or self.payload_fits
+            return "has a template hash of no known length"
+        if self.data is not None and self.template_hash != _hash(algorithm, self.data):
+            return "does not have its own template hash"
+        if self.payload is not None and self.algorithm in _ALGORITHMS and not self.payload_fits:
+            return "does not have the digest of its payload"
+        return None
 
     @property
     def payload_fits(self) -> bool:
         """The digest is that of the payload, which Keylime does not look at."""
         if self.algorithm not in _ALGORITHMS:
             return False
-        return hashlib.new(self.algorithm, self.payload or b"").digest() == self.digest
+        return _hash(self.algorithm, self.payload or b"") == self.digest
+
+
+def _hash(algorithm: str, data: bytes) -> bytes:
+    # SHA-1 and MD5 are the kernel's choice.
+    return hashlib.new(algorithm, data, usedforsecurity=False).digest()
+
+
+class Replay:
+    """The value that the entries of a list give a PCR of a bank, from a start of zeros. Each must have its data."""
+
+    def __init__(self, bank: str) -> None:
+        """Of the algorithm `bank`, before any entry."""
+        self._bank = bank
+        self.value = bytes(len(_hash(bank, b"")))
+
+    def through(self, entries: Iterable[Entry]) -> Iterator[Entry]:
+        """Passes the entries on, and extends the value by each."""
+        for entry in entries:
+            # Of a violation the kernel extends ones, whatever it says.
+            extended = b"\xff" * len(self.value) if entry.is_violation else _hash(self._bank, entry.data or b"")
+            self.value = _hash(self._bank, self.value + extended)
+            yield entry
 
 
 def read(path: str) -> Iterator[Entry]:
@@ -108,24 +131,43 @@ def readable(lines: Iterable[str]) -> Iterator[Entry]:
 
 def _ascii_entry(number: int, line: str) -> Entry:
     pcr, template_hash, template, fields = line.lstrip(" ").split(" ", 3)
+    if _PCR.fullmatch(pcr) is None:
+        raise ValueError(pcr)
     head = (number, int(pcr), template, bytes.fromhex(template_hash))
     if template not in ("ima", "ima-ng", "ima-sig", "ima-buf"):
         return Entry(*head, "", b"", "", None, None)
     algorithm_and_digest, rest = fields.split(" ", 1)
+    if template == "ima":
+        return _entry_of_ima(head, algorithm_and_digest, rest)
     algorithm, _, digest_text = algorithm_and_digest.rpartition(":")
     digest = bytes.fromhex(digest_text)
-    if template in ("ima", "ima-ng"):
-        name, last = rest, None
-    else:
+    name, last = rest, None
+    if template != "ima-ng":
         name, last_text = rest.split(" ", 1)
         last = bytes.fromhex(last_text)
-    if template == "ima":
-        return Entry(*head, "sha1", digest, name, None, None)
-    # The text shows spaces in names as `_`: cima's have none.
-    data = _lp(f"{algorithm}:\0".encode() + digest) + _lp(name.encode("utf-8", "surrogateescape") + b"\0")
+    # The kernel writes spaces in names as `_`, and hashes them so.
+    data = _lp(f"{algorithm}:\0".encode() + digest) + _lp(_named(name) + b"\0")
     data += _lp(last) if last is not None else b""
     payload = last if template == "ima-buf" else None
     return Entry(*head, algorithm, digest, name, payload, data)
+
+
+def _entry_of_ima(head: tuple[int, int, str, bytes], digest_text: str, name: str) -> Entry:
+    """The first template: a digest of MD5 or SHA-1 without its algorithm, and a name in 256 bytes.
+
+    No other: no hash covers which template an entry is of, and Keylime takes any bytes for a digest, so that an entry of another
+    template could be shown as one with the last 255 bytes for a name (`Digest`, keylime/ima/ast.py).
+    """
+    digest, named = bytes.fromhex(digest_text), _named(name)
+    if len(digest) not in (16, 20) or len(named) > 255:
+        raise ValueError(name)
+    return Entry(*head, "md5" if len(digest) == 16 else "sha1", digest, name, None, digest + named.ljust(256, b"\0"))
+
+
+def _named(name: str) -> bytes:
+    if "\0" in name:
+        raise ValueError(name)
+    return name.encode("utf-8", "surrogateescape")
 
 
 def _binary(file: BinaryIO, start: bytes, source: str) -> Iterator[Entry]:

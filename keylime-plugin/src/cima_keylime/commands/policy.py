@@ -145,7 +145,7 @@ def _agent_parts_of(path: str) -> Iterator[tuple[str, str]]:
     found = False
     for entry in measurement_list.read(path):
         if entry.name.startswith("cima-agent:"):
-            if entry.is_violation or not entry.is_consistent:
+            if entry.is_violation or entry.fault is not None:
                 raise UnusableError(f"{label(path)}: entry {entry.number} is not consistent with itself")
             if entry.algorithm != "sha256":
                 raise UnusableError(

@@ -96,5 +96,10 @@ def _not_looked_at(
     said: evidence.Evidence, explainer: explanation.Explainer, policy: Policy, source: str
 ) -> list[explanation.Finding]:
     """What Keylime leaves to its caller: see README, "What Keylime leaves to others"."""
+    replay = measurement_list.Replay(said.bank)
     entries = measurement_list.ascii_list(said.ima_list.split("\n"), f'{source}: "ima_measurement_list"')
-    return explanation.joined(explainer.entries(entries, policy, Counter()))
+    findings = explanation.joined(explainer.entries(replay.through(entries), policy, Counter()))
+    # Keylime is content if a beginning of the list gives the value.
+    if not said.is_of(replay.value):
+        findings += explainer.failures([failures.Failure("ima.pcr_mismatch")])
+    return findings
