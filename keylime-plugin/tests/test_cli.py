@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import subprocess
@@ -12,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from cima_keylime.cli import main
-from conftest import Write, good_node
+from conftest import WEB, Write, good_node
+from test_key import public, said_of
 
 COMMAND = str(Path(sys.executable).with_name("cima-keylime"))
 COMMANDS = [
@@ -63,6 +65,37 @@ def test_a_reader_that_goes_away_is_no_error(policy: str) -> None:
     shell = f"set -o pipefail; {COMMAND} policy merge {policy} {policy} | true"
     done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_verdict_stands_though_its_reader_went_away(policy: str, write: Write) -> None:
+    node = good_node("kernel")
+    node.execute(WEB, b"/tmp/miner", b"miner")
+    bad = write("bad.json", {**json.loads(Path(policy).read_text()), "excludes": [".*"]})
+    key = write("key.json", {**said_of(public()), "ak_sha256": "00"})
+    near, far = os.pipe()
+    os.close(near)
+    for arguments in (
+        ["explain", "--list", write("list", node.list.text), "--policy", policy],
+        ["policy", "show", bad],
+        ["key", key, "--json"],
+    ):
+        done = subprocess.run([COMMAND, *arguments], stdout=far, stderr=subprocess.PIPE, text=True, check=False)
+        assert (done.returncode, done.stderr) == (1, ""), arguments
+    os.close(far)
+
+
+@pytest.mark.parametrize(
+    ("redirection", "said"),
+    [
+        ("> /dev/full", "error: standard output: No space left on device\n"),
+        (">&-", "error: standard output is closed\n"),
+        ("- <&-", "error: standard input is closed\n"),
+    ],
+)
+def test_streams_that_cannot_be_used_are_named(policy: str, redirection: str, said: str) -> None:
+    shell = f"{COMMAND} policy merge {policy} {redirection}"
+    done = subprocess.run(["sh", "-c", shell], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (2, said)
 
 
 @pytest.mark.parametrize(

@@ -365,6 +365,14 @@ def test_a_file_is_replaced_at_once_and_keeps_its_mode(web: str, tmp_path: Path)
     assert sorted(os.listdir(tmp_path)) == ["link", "policy.json", "web.json"]
 
 
+def test_a_loop_of_links_is_named(web: str, tmp_path: Path, capsys: Captured) -> None:
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop)
+    assert main(["policy", "make", web, "-o", str(loop)]) == 2
+    assert f"{loop}: a loop of symbolic links" in capsys.readouterr().err
+    assert sorted(os.listdir(tmp_path)) == ["loop", "web.json"]
+
+
 def test_standard_input_and_output_are_taken(
     web: str, policy: str, monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:

@@ -119,6 +119,12 @@ def test_a_policy_that_is_too_large_is_told_from_a_verifier_that_is_away(
         (["--verifier", "http://verifier:8881"], "not https://HOST:PORT"),
         (["--verifier", "https://me:secret@verifier:8881"], "not https://HOST:PORT"),
         (["--verifier", "https://verifier:x"], "--verifier https://verifier:x: "),
+        (["--verifier", "https://[::1"], "--verifier https://[::1: "),
+        (["--verifier", "https://a..b"], "--verifier https://a..b: "),
+        (["--verifier", "https://a b"], "not https://HOST:PORT"),
+        (["--verifier", "https://verifier#x"], "not https://HOST:PORT"),
+        (["--verifier", "https://verifier", "--ca", ""], '--ca "": no file'),
+        (["--verifier", "https://localhost:1", "--name", ".."], '--name "..": Keylime takes letters'),
         (["--verifier", "https://verifier", "--ca", "/nowhere"], "--ca /nowhere: No such file or directory"),
         (["--verifier", "https://verifier", "--ca", "CERTIFICATE"], "not PEM of a certificate"),
         (["--verifier", "https://verifier", "--cert", "/nowhere"], "--cert /nowhere: No such file or directory"),
@@ -132,6 +138,14 @@ def test_arguments_that_cannot_be_used_are_named(
     arguments = [write("ca", "no PEM") if one == "CERTIFICATE" else one for one in arguments]
     assert main(["push", policy, *(["--name", "x"] if "--name" not in arguments else []), *arguments]) == 2
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("seconds", ["-1", "0", "nan", "1e999", "x"])
+def test_a_time_that_is_none_is_a_usage_error(seconds: str, policy: str, capsys: Captured) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(["push", "--verifier", "https://verifier", "--name", "x", policy, "--timeout", seconds])
+    assert left.value.code == 2
+    assert f"--timeout: {seconds}: not seconds" in capsys.readouterr().err
 
 
 def test_a_policy_that_allows_violations_is_not_sent(verifier: Running, write: Write, policy: str) -> None:

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 from cima_keylime import __version__
 from cima_keylime.commands import explain, key, policy, push, verify
 from cima_keylime.commands.shared import GOOD, UNUSABLE
+from cima_keylime.terminal import discard
 from cima_keylime.unusable import UnusableError
 
 
@@ -20,15 +20,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = make_parser().parse_args(arguments)
     run: Callable[[argparse.Namespace], int] = given.run
     try:
+        if sys.stdout is None:
+            raise UnusableError("standard output is closed")
         code = run(given)
         sys.stdout.flush()
     except UnusableError as error:
         print(f"error: {error}", file=sys.stderr)
         return UNUSABLE
     except BrokenPipeError:
-        # Who read has enough. Nothing more can be written, not at the end either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        # Who read has enough.
+        discard()
         return GOOD
+    except OSError as error:
+        # Those of files are named where they are opened.
+        discard()
+        print(f"error: standard output: {error.strerror}", file=sys.stderr)
+        return UNUSABLE
     except MemoryError:
         print("error: an input is too large for the memory of this machine", file=sys.stderr)
         return UNUSABLE

@@ -113,30 +113,31 @@ def _context(found: Any, source: str) -> dict[str, Any]:
     return found
 
 
+#: How what it says begins, how it goes on, and which event it is.
 _LOG = (
-    (re.compile(r"File not found in allowlist: (?P<name>.+)"), "ima.validation.ima-ng.not_in_allowlist"),
+    ("File not found in allowlist: ", r"(?P<name>.+)", "ima.validation.ima-ng.not_in_allowlist"),
     (
-        re.compile(r"Hashes for file (?P<name>.+) don't match (?P<got>[0-9a-f]+) not in \[(?P<expected>.*)\]"),
+        "Hashes for file ",
+        r"(?P<name>.+) don't match (?P<got>[0-9a-f]+) not in \[(?P<expected>.*)\]",
         "ima.validation.ima-ng.runtime_policy_hash",
     ),
-    (re.compile(r"IMA measurement list does not match TPM PCR (?P<got>\S+)"), "ima.pcr_mismatch"),
-    (re.compile(r"Line was not parsable into a valid IMA entry: (?P<line>.*)"), "ima.parser.entry"),
-    (
-        re.compile(r"IMA entry PCR does not match (?P<expected>\d+)\. It was: (?P<got>\d+)"),
-        "ima.validation.ima_pcr",
-    ),
-    (re.compile(r"Skipped template_hash validation entry with FF_HASH"), "ima.validation.tomtou"),
-    (re.compile(r"PCR quote did not make progress to catch up with the log"), "ima.quote_progress"),
+    ("IMA measurement list does not match TPM PCR ", r"(?P<got>\S+)", "ima.pcr_mismatch"),
+    ("Line was not parsable into a valid IMA entry: ", r"(?P<line>.*)", "ima.parser.entry"),
+    ("IMA entry PCR does not match ", r"(?P<expected>\d+)\. It was: (?P<got>\d+)", "ima.validation.ima_pcr"),
+    ("Skipped template_hash validation entry with FF_HASH", "", "ima.validation.tomtou"),
+    ("PCR quote did not make progress to catch up with the log", "", "ima.quote_progress"),
 )
 
 
 def of_log_line(line: str) -> Failure | None:
     """Reads a line of the verifier's log; None if it is of no failure that says something of an entry."""
-    for pattern, event_id in _LOG:
-        found = pattern.search(line)
+    for beginning, rest, event_id in _LOG:
+        # Once: a node may have made the line, and it may be long.
+        at = line.find(beginning)
+        found = re.compile(rest).match(line, at + len(beginning)) if at >= 0 else None
         if found is None:
             continue
-        context: dict[str, Any] = {"message": shown(found[0]), **found.groupdict()}
+        context: dict[str, Any] = {"message": shown(line[at : found.end()]), **found.groupdict()}
         if isinstance(context.get("expected"), str):
             context["expected"] = re.findall(r"[0-9a-f]{40,128}", context["expected"])
         return Failure(event_id, context)

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Colour, on a terminal only."""
+"""Standard output: colour on a terminal only, and readers that go away."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
+from collections.abc import Iterator
 
 
 def _paint(text: str, code: str) -> str:
@@ -20,3 +22,18 @@ def good(text: str) -> str:
 def bad(text: str) -> str:
     """A verdict that is not."""
     return _paint(text, "31")
+
+
+def discard() -> None:
+    """What has been printed and not been read is not written, at the end neither."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+@contextlib.contextmanager
+def verdict() -> Iterator[None]:
+    """A verdict that is printed inside stands, and the exit code says it, though its reader may have gone away."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        discard()

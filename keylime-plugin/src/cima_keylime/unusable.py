@@ -31,14 +31,16 @@ def shown(text: str) -> str:
 @contextlib.contextmanager
 def opened(path: str) -> Iterator[BinaryIO]:
     """The file, or standard input for `-`."""
-    if path == "-":
-        yield sys.stdin.buffer
-        return
     try:
-        with open(path, "rb") as file:
-            yield file
+        if path != "-":
+            with open(path, "rb") as file:
+                yield file
+        elif sys.stdin is not None:
+            yield sys.stdin.buffer
+        else:
+            raise UnusableError(f"{label(path)} is closed")
     except OSError as error:
-        raise UnusableError(f"{path}: {error.strerror}") from error
+        raise UnusableError(f"{label(path)}: {error.strerror}") from error
 
 
 def read_text(path: str) -> str:
@@ -111,11 +113,16 @@ def written(path: str | None) -> Iterator[TextIO]:
             with target.open("w", encoding="ascii") as file:
                 yield file
             return
-        target = target.resolve()
+        target = Path(os.path.realpath(path))
+        if target.is_symlink():
+            raise UnusableError(f"{path}: a loop of symbolic links")
         handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
         try:
             with os.fdopen(handle, "w", encoding="ascii") as file:
                 yield file
+                file.flush()
+                # Else a power cut may leave the new name with nothing in it.
+                os.fsync(handle)
             mode = target.stat().st_mode & 0o777 if target.exists() else 0o666 & ~_umask()
             os.chmod(name, mode)
             os.replace(name, target)

@@ -22,7 +22,7 @@ from cima_keylime.unusable import UnusableError, shown
 #: The versions of the API whose requests are as here.
 KNOWN_VERSIONS = ("2.6", "2.5", "2.4", "2.3")
 #: Characters that need no escaping in a path: Keylime does not take escapes back.
-_NAME = re.compile(r"[A-Za-z0-9._~-]+")
+_NAME = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._~-]+")
 
 _CLOSED = (
     BrokenPipeError,
@@ -57,12 +57,17 @@ class Verifier:
 
     def __init__(self, url: str, tls: Tls, timeout: float = 60) -> None:
         """Raises `UnusableError` if the URL or a file of `tls` cannot be used."""
-        parts = urllib.parse.urlsplit(url if "//" in url else f"https://{url}")
         try:
+            parts = urllib.parse.urlsplit(url if "//" in url else f"https://{url}")
             host, port = parts.hostname, parts.port or 8881
+            # As the resolver does.
+            (host or "").encode("idna")
         except ValueError as error:
             raise UnusableError(f"--verifier {shown(url)}: {error}") from error
-        if parts.scheme != "https" or not host or "@" in parts.netloc or parts.path.strip("/") or parts.query:
+        others = (
+            parts.path.strip("/") or parts.query or parts.fragment or re.search(r"[@\s\x00-\x20\x7f]", parts.netloc)
+        )
+        if parts.scheme != "https" or not host or others:
             raise UnusableError(f"--verifier {shown(url)}: not https://HOST:PORT, and a verifier speaks nothing else")
         self.url = f"https://{parts.netloc}"
         self._host, self._port, self._timeout = host, port, timeout
@@ -149,7 +154,7 @@ class Verifier:
             said = f"TLS fails: {error.reason or error}; is the certificate one of its CA's?"
             raise UnusableError(f"{self.url}: {said}") from error
         except (OSError, http.client.HTTPException) as error:
-            raise UnusableError(f"{self.url}: no verifier answers there: {error}") from error
+            raise UnusableError(f"{self.url}: no verifier answers there: {shown(str(error))}") from error
         finally:
             connection.close()
         try:
@@ -164,6 +169,9 @@ def _results(answer: Any) -> dict[str, Any]:
 
 
 def _context(tls: Tls) -> ssl.SSLContext:
+    if tls.ca == "":
+        # By no file Python means the system's.
+        raise UnusableError('--ca "": no file')
     try:
         context = ssl.create_default_context(cafile=tls.ca)
     except (OSError, ssl.SSLError) as error:

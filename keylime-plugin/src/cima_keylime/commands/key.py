@@ -12,7 +12,7 @@ from typing import Any
 
 from cima_keylime import attestation_key
 from cima_keylime.commands.shared import GOOD, NEGATIVE, command, json_argument
-from cima_keylime.terminal import bad
+from cima_keylime.terminal import bad, verdict
 from cima_keylime.unusable import UnusableError, label, shown, written
 
 
@@ -50,6 +50,12 @@ def _key(given: argparse.Namespace) -> int:
     faults = list(attestation_key.faults(said))
     if not faults:
         _write(said, given)
+    with verdict():
+        _print(said, faults, given)
+    return NEGATIVE if faults else GOOD
+
+
+def _print(said: attestation_key.KeyFile, faults: list[str], given: argparse.Namespace) -> None:
     if given.json:
         document = {
             "name": said.ak.name,
@@ -68,7 +74,6 @@ def _key(given: argparse.Namespace) -> int:
         vouched = "of tpm_ek; who signed it is not checked here" if said.certificate is not None else "none in the TPM"
         print(f"key          {attestation_key.kind_of(said.ak)}, restricted")
         print(f"name         {said.ak.name}\nfingerprint  {said.ak.fingerprint}\ncertificate  {vouched}")
-    return NEGATIVE if faults else GOOD
 
 
 def _write(said: attestation_key.KeyFile, given: argparse.Namespace) -> None:

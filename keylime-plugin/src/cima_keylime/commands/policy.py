@@ -6,13 +6,13 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from cima_keylime import images, measurement_list, names, reference, runtime_policy
 from cima_keylime.commands.shared import GOOD, NEGATIVE, command, json_argument, read_policy
 from cima_keylime.runtime_policy import Policy
-from cima_keylime.terminal import bad
+from cima_keylime.terminal import bad, verdict
 from cima_keylime.unusable import UnusableError, label, shown, written
 
 
@@ -262,21 +262,25 @@ def _show(given: argparse.Namespace) -> int:
             if name.startswith("cima-agent:")
         }
     )
-    if given.json:
-        document = {
-            "images": [vars(one) for one in allowed.values()],
-            "agent": agent,
-            "host": host,
-            "excludes": policy["excludes"],
-            "fault": fault or None,
-        }
-        print(json.dumps(document))
-    else:
-        for one in allowed.values():
-            print(
-                f"{one.image}  {shown(one.name or '-')}  {one.executables} executables  {', '.join(one.sinks) or bad('not admitted')}"
-            )
-        print(f"{len(allowed)} images; agent: {', '.join(map(shown, agent)) or 'no part'}; {host} names of the host's")
-        if fault:
-            print(bad(f"fault: {fault}"))
+    document = {
+        "images": [vars(one) for one in allowed.values()],
+        "agent": agent,
+        "host": host,
+        "excludes": policy["excludes"],
+        "fault": fault or None,
+    }
+    with verdict():
+        if given.json:
+            print(json.dumps(document))
+        else:
+            _print(allowed.values(), agent, host, fault)
     return NEGATIVE if fault else GOOD
+
+
+def _print(allowed: Collection[images.Allowed], agent: list[str], host: int, fault: str) -> None:
+    for one in allowed:
+        sinks = ", ".join(one.sinks) or bad("not admitted")
+        print(f"{one.image}  {shown(one.name or '-')}  {one.executables} executables  {sinks}")
+    print(f"{len(allowed)} images; agent: {', '.join(map(shown, agent)) or 'no part'}; {host} names of the host's")
+    if fault:
+        print(bad(f"fault: {fault}"))

@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 from collections.abc import Callable
 from typing import Any
 
 from cima_keylime import explanation, images, runtime_policy
 from cima_keylime.runtime_policy import Policy
-from cima_keylime.terminal import bad, good
+from cima_keylime.terminal import bad, good, verdict
 from cima_keylime.unusable import label, read_text, shown
 from cima_keylime.verifier import Tls, Verifier
 
@@ -68,7 +69,14 @@ def verifier_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="take any certificate of the CA's, whatever host it names, as keylime_tenant does",
     )
-    parser.add_argument("--timeout", type=float, default=60, metavar="SECONDS", help="for each answer [default: 60]")
+    parser.add_argument("--timeout", type=_seconds, default=60, metavar="SECONDS", help="for each answer [default: 60]")
+
+
+def _seconds(text: str) -> float:
+    with contextlib.suppress(ValueError):
+        if 0 < (seconds := float(text)) <= 86400:
+            return seconds
+    raise argparse.ArgumentTypeError(f"{shown(text)}: not seconds, more than 0 and a day at most")
 
 
 def verifier(given: argparse.Namespace) -> Verifier:
@@ -79,12 +87,13 @@ def verifier(given: argparse.Namespace) -> Verifier:
 def report(findings: list[explanation.Finding], given: argparse.Namespace, more: dict[str, Any], summary: str) -> None:
     """Findings and a summary, as text or as one JSON object."""
     node = getattr(given, "node", None)
-    if given.json:
-        document = {**more, "node": node, "findings": [finding.to_json() for finding in findings]}
-        print(json.dumps({key: value for key, value in document.items() if value is not None}))
-        return
-    on = f"node {shown(node)}: " if node else ""
-    for finding in findings:
-        times = f" ({finding.count} times)" if finding.count > 1 else ""
-        print(f"{on}{finding.text}{times}")
-    print((bad if findings else good)(summary))
+    with verdict():
+        if given.json:
+            document = {**more, "node": node, "findings": [finding.to_json() for finding in findings]}
+            print(json.dumps({key: value for key, value in document.items() if value is not None}))
+            return
+        on = f"node {shown(node)}: " if node else ""
+        for finding in findings:
+            times = f" ({finding.count} times)" if finding.count > 1 else ""
+            print(f"{on}{finding.text}{times}")
+        print((bad if findings else good)(summary))
