@@ -120,7 +120,7 @@ def made(image_count: int, node: Node, sink: str, path: Path) -> dict[str, Any]:
         policy = json.loads(json.dumps(host))
         images.allow_agent(policy, agent, [sink])
         for number, text in enumerate(texts):
-            images.allow(policy, reference.parse(text, str(number)), [sink])
+            images.allow(policy, reference.parse(text, str(number)), [sink], str(number))
         with path.open("w") as file:
             runtime_policy.write(policy, file)
 
@@ -163,7 +163,7 @@ def main() -> None:
     """Prints a row of a Markdown table for each size and sink."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("images", nargs="*", type=int, default=[10, 100, 1000, 5000], help="how many images")
-    parser.add_argument("--one", choices=images.SINKS, help=argparse.SUPPRESS)
+    parser.add_argument("--one", choices=images.FORMS, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.one:
         print(json.dumps(measure(given.images[0], given.one)))
@@ -171,7 +171,7 @@ def main() -> None:
     print("| images | sink | make | memory | policy | sent | Keylime: parse | schema | judge 10,000 entries |")
     print("|---|---|---|---|---|---|---|---|---|")
     for count in given.images:
-        for sink in images.SINKS:
+        for sink in images.FORMS:
             command = [sys.executable, __file__, "--one", sink, str(count)]
             done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
             row = json.loads(done.stdout.splitlines()[-1])
