@@ -225,6 +225,14 @@ def test_a_list_is_judged_with_no_exclude_but_those_of_cimas(policy: str, write:
         assert len(json.loads(capsys.readouterr().out)["findings"]) == bad
 
 
+def test_an_exclude_that_is_also_of_the_hosts_is_not_dropped_with_cimas(
+    web: str, write: Write, capsys: Captured
+) -> None:
+    base = write("base.json", {**HOST, "excludes": ["cima-ctx:.*|/var/log/.*"]})
+    assert main(["policy", "make", web, "--base", base, "--drop-cima"]) == 2
+    assert 'base.json: the exclude "cima-ctx:.*|/var/log/.*" would' in capsys.readouterr().err
+
+
 def test_only_excludes_for_cimas_names_are_dropped_with_them(web: str, write: Write, capsys: Captured) -> None:
     excludes = ["cima-", "cima-ctx:[0-9]+$", "/opt/cima-tools", "(?!cima-)(?:.*x)", "cima-exec:unregistered:/usr"]
     base = write("base.json", {**HOST, "excludes": excludes})

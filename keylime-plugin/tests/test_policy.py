@@ -247,16 +247,48 @@ def test_a_merge_allows_what_either_does(policy: str, database: str, write: Writ
     assert made(capsys, "merge", again, again) == found
 
 
+def test_what_is_others_in_a_policy_is_not_lost_by_a_merge(write: Write, capsys: Captured) -> None:
+    first, second = copy.deepcopy(HOST), copy.deepcopy(HOST)
+    second["signed-by"] = "somebody"
+    second["meta"]["note"] = {"kept": True}
+    second["ima"]["later"] = [1]
+    found = made(capsys, "merge", write("first.json", first), write("second.json", second), write("f.json", first))
+    assert (found["signed-by"], found["meta"]["note"], found["ima"]["later"]) == ("somebody", {"kept": True}, [1])
+
+
+def test_no_other_content_is_slipped_into_an_image(web: str, policy: str, write: Write, capsys: Captured) -> None:
+    # An image's digest is over all of its files.
+    files = {**WEB_FILES, b"/usr/bin/nginx": b"nginx, with a door in it"}
+    evil = write("evil.json", reference_of(WEB, "localhost/web:1", files))
+    other = write("other.json", made(capsys, "make", evil))
+    listed = write("listed.json", {**HOST, "ima-buf": {f"cima-image:{WEB}": ["0" * 64]}})
+    said = f'"cima-exec:{WEB}:/usr/bin/nginx" has another digest than in the policy: not both are of this image'
+    for arguments, source in (
+        (["add", policy, evil], "evil.json"),
+        (["make", web, evil], "evil.json"),
+        (["merge", policy, other], "other.json"),
+        (["make", web, "--base", listed], "web.json"),
+    ):
+        assert main(["policy", *arguments]) == 2, arguments
+        error = capsys.readouterr().err
+        assert f"{source}: " in error
+        assert (said if source != "web.json" else f'"cima-image:{WEB}" has another digest') in error
+    assert made(capsys, "add", policy, web) == load(policy)
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
         ({"ima": {**HOST["ima"], "log_hash_alg": "sha256"}}, '"ima.log_hash_alg" is another'),
+        ({"meta": {**HOST["meta"], "note": "b"}}, '"meta.note" is another'),
+        ({"others": 2}, '"others" is another'),
         ({"verification-keys": '{"b": 1}'}, '"verification-keys" are others'),
         ({"excludes": ["(?P<a>x)"]}, "is no regular expression"),
     ],
 )
 def test_what_cannot_be_joined_is_named(change: dict[str, Any], said: str, write: Write, capsys: Captured) -> None:
-    first = write("first.json", {**HOST, "verification-keys": '{"a": 1}', "excludes": ["(?P<a>y)"]})
+    theirs = {"others": 1, "meta": {**HOST["meta"], "note": "a"}}
+    first = write("first.json", {**HOST, **theirs, "verification-keys": '{"a": 1}', "excludes": ["(?P<a>y)"]})
     second = write("second.json", {**HOST, **change})
     assert main(["policy", "merge", first, second]) == 2
     error = capsys.readouterr().err
@@ -310,6 +342,31 @@ def test_an_image_that_is_not_there_or_not_the_only_one_is_named(policy: str, wr
     assert main(["policy", "add", policy, newer, "-o", policy]) == 0
     assert main(["policy", "remove", policy, "localhost/web:1"]) == 2
     assert '"localhost/web:1" may mean 2 images; give the digest of one' in capsys.readouterr().err
+    # An image may be named like the beginning of another's digest.
+    named = write("named.json", reference_of("sha256:" + "3" * 64, WEB[7:15], {b"/x": b""}))
+    assert main(["policy", "add", policy, named, "-o", policy]) == 0
+    assert main(["policy", "remove", policy, WEB[7:15]]) == 2
+    assert f'"{WEB[7:15]}" may mean 2 images' in capsys.readouterr().err
+
+
+def test_what_is_no_digest_of_an_image_is_none(policy: str, write: Write, capsys: Captured) -> None:
+    changed = load(policy)
+    for name in (
+        "cima-image:sha256:1b",
+        "cima-exec:sha256:1b:/x",
+        "cima-image:sha256:\x1b[2J",
+        "cima-exec:unregistered:/x",
+    ):
+        changed["ima-buf"][name] = ["0" * 64]
+    path = write("changed.json", changed)
+    # The beginning of a digest is not taken for all of it.
+    assert main(["policy", "remove", path, "sha256:1b"]) == 2
+    assert 'no image "sha256:1b" in it' in capsys.readouterr().err
+    assert main(["policy", "show", path]) == 0
+    *_, summary, first, second, third, fourth = capsys.readouterr().out.splitlines()
+    assert summary.startswith("1 images; ")
+    assert (first, second) == ("also allowed: cima-exec:sha256:1b:/x", "also allowed: cima-exec:unregistered:/x")
+    assert (third, fourth) == (r"also allowed: cima-image:sha256:\x1b[2J", "also allowed: cima-image:sha256:1b")
 
 
 @pytest.mark.parametrize("sink", ["kernel", "ima-file", "pcr"])

@@ -39,6 +39,8 @@ def executable(path: Any, why: Any = ("mode",), sha256: Any = "0" * 64) -> dict[
     ("change", "said"),
     [
         ({"cima-reference": 2}, "a reference of version 2, and only 1 is known here"),
+        ({"cima-reference": True}, "a reference of version True"),
+        ({"cima-reference": 1.0}, "a reference of version 1.0"),
         ({"image": "sha256:AB"}, '"image" is no digest of an image'),
         ({"image": None}, '"image" is no digest of an image'),
         ({"manifest": "x"}, '"manifest" is no digest'),

@@ -57,6 +57,11 @@ def names_cima(exclude: str) -> bool:
     return _beginning(exclude).startswith(names.PREFIX)
 
 
+def is_only_cimas(exclude: str) -> bool:
+    """Whether it can match no name but cima's: nothing of the host's is lost with it."""
+    return names_cima(exclude) and _is_bound(exclude)
+
+
 def _beginning(exclude: str) -> str:
     """What the names that it matches begin with, as far as plain characters say it; of several alternatives the first."""
     found = _PLAIN.match(exclude)
@@ -96,9 +101,9 @@ def _is_allowed(exclude: str) -> bool:
 
 def guarded(excludes: list[str], source: str) -> list[str]:
     """The same for all names that are not cima's, and for no other. Raises `UnusableError` of those that are written for cima's."""
-    made = [one if _is_others(one) or _is_allowed(one) else _GUARD + one + _END for one in excludes]
     for exclude in excludes:
         _refuse_written_for_cima(exclude, source)
+    made = [one if _is_others(one) or _is_allowed(one) else _GUARD + one + _END for one in excludes]
     made = list(dict.fromkeys(made))
     check(made, source)
     return made

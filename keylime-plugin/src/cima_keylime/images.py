@@ -24,9 +24,11 @@ from cima_keylime.unusable import UnusableError, opened, shown
 #: kernel leaves that alone, with the same entries as the sink `kernel`.
 TABLE_OF_SINK = {"kernel": "ima-buf", "ima-file": "digests", "pcr": "ima-buf"}
 SINKS = tuple(TABLE_OF_SINK)
+TABLES = tuple(dict.fromkeys(TABLE_OF_SINK.values()))
 #: A sink for each form that entries have.
 FORMS = ("kernel", "ima-file")
 AGENT_PARTS = ("binary", "probes", "lister", "config", "policy", "admission")
+_OF_IMAGES = ("cima-image:sha256:", "cima-exec:sha256:")
 _META_VERSION = 1
 
 
@@ -65,14 +67,38 @@ def entries(reference: Reference) -> Iterator[tuple[str, str]]:
         yield names.exec_name(image, one.path), digest_of(f"v1;sha256:{one.sha256}")
 
 
-def allow(policy: Policy, reference: Reference, sinks: Iterable[str]) -> None:
-    """Allows containers of this image, and in them its executables."""
+def allow(policy: Policy, reference: Reference, sinks: Iterable[str], source: str) -> None:
+    """Allows containers of this image, and in them its executables. Raises `UnusableError`, which names `source`, if the policy has others."""
     tables = _tables(policy, sinks)
     for name, digest in entries(reference):
-        _allow(tables, name, digest)
+        for sink, table in tables:
+            listed = names.file_name(name) if sink == "ima-file" else name
+            _refuse_other(table.get(listed), [digest], listed, source)
+            runtime_policy.allow(table, listed, [digest])
     meta = _meta(policy)
     known = {"name": reference.name, "manifest": reference.manifest, "platform": reference.platform}
     meta[reference.image] = {key: value for key, value in known.items() if value is not None}
+
+
+def _refuse_other(mine: list[str] | None, theirs: list[str], name: str, source: str) -> None:
+    """An image's digest is over all of its files: two contents of one are not of the same image, and none is to be slipped in."""
+    if mine is not None and set(mine) != set(theirs):
+        raise UnusableError(
+            f'{source}: "{shown(name)}" has another digest than in the policy: not both are of this image'
+        )
+
+
+def merge(into: Policy, other: Policy, source: str) -> None:
+    """Allows in `into` what either allows, and takes over the names of images. Raises `UnusableError`, which names `source`, the other."""
+    for key in TABLES:
+        mine = runtime_policy.table(into, key)
+        for name, digests in runtime_policy.table(other, key).items():
+            if name.startswith(_OF_IMAGES):
+                _refuse_other(mine.get(name), digests, name, source)
+    runtime_policy.merge(into, other, source)
+    theirs = _known(other)
+    if theirs:
+        _meta(into).update(theirs)
 
 
 def allow_agent(policy: Policy, parts: Iterable[tuple[str, str]], sinks: Iterable[str]) -> None:
@@ -80,7 +106,9 @@ def allow_agent(policy: Policy, parts: Iterable[tuple[str, str]], sinks: Iterabl
     sinks = list(sinks)
     tables = _tables(policy, sinks)
     for name, digest in parts:
-        _allow(tables, name, digest)
+        for _, table in tables:
+            # None is too long for a file's name, or has a path.
+            runtime_policy.allow(table, name, [digest])
     for sink in sinks:
         digest = digest_of(f"v1;sink={sink}")
         runtime_policy.allow(policy[TABLE_OF_SINK[sink]], f"cima-sink:{sink}", [digest])
@@ -92,19 +120,11 @@ def _tables(policy: Policy, sinks: Iterable[str]) -> list[tuple[str, runtime_pol
     return [(sink, runtime_policy.table(policy, TABLE_OF_SINK[sink])) for sink in sinks]
 
 
-def _allow(tables: list[tuple[str, runtime_policy.Table]], name: str, digest: str) -> None:
-    for sink, table in tables:
-        listed = names.file_name(name) if sink == "ima-file" else name
-        runtime_policy.allow(table, listed, [digest])
-
-
 def withdraw(policy: Policy, image: str) -> int:
     """Removes all that is allowed for an image, and its name. Returns how many names it were."""
     removed = 0
-    # A file's name that is cut still has all of the image's digest.
-    ours = (names.image_name(image), f"cima-exec:{image}:")
-    for key in ("ima-buf", "digests"):
-        found = [name for name in policy[key] if name.startswith(ours)]
+    for key in TABLES:
+        found = [name for name in policy[key] if _image_of(name) == image]
         for name in found:
             del policy[key][name]
         removed += len(found)
@@ -117,15 +137,14 @@ def allowed(policy: Policy) -> dict[str, Allowed]:
     found: dict[str, Allowed] = {}
     counts: dict[tuple[str, str], int] = {}
     said = sinks_of(policy)
-    for key in dict.fromkeys(TABLE_OF_SINK.values()):
+    for key in TABLES:
         sinks = tuple(sink for sink in said if TABLE_OF_SINK[sink] == key)
         for name in policy[key]:
-            if not name.startswith(("cima-image:sha256:", "cima-exec:sha256:")):
+            image = _image_of(name)
+            if image is None:
                 continue
-            family, _, rest = name.partition(":")
-            image = rest[:71]
             one = found.setdefault(image, Allowed(image))
-            if family == "cima-image":
+            if name.startswith("cima-image:"):
                 one.sinks += sinks
             else:
                 counts[image, key] = counts.get((image, key), 0) + 1
@@ -136,6 +155,24 @@ def allowed(policy: Policy) -> dict[str, Allowed]:
             found[image].name = known.get("name")
             found[image].platform = known.get("platform")
     return dict(sorted(found.items(), key=lambda item: (item[1].name or "~", item[0])))
+
+
+def _image_of(name: str) -> str | None:
+    """Of which image a name says something. One that is cut for a file's name still has all of the digest."""
+    if not name.startswith(_OF_IMAGES):
+        return None
+    family, _, rest = name.partition(":")
+    image, behind = rest[:71], rest[71:]
+    is_whole = not behind if family == "cima-image" else behind.startswith(":")
+    return image if is_whole and names.is_image_digest(image) else None
+
+
+def others(policy: Policy) -> list[str]:
+    """Names of cima's that are of no image and no agent: what an operator lets containers do that nobody registered, above all."""
+    mine = {name for key in TABLES for name in policy[key] if name.startswith(names.PREFIX)}
+    return sorted(
+        name for name in mine if _image_of(name) is None and not name.startswith(("cima-agent:", "cima-sink:"))
+    )
 
 
 def sinks_of(policy: Policy) -> tuple[str, ...]:
@@ -153,7 +190,7 @@ def find(policy: Policy, wanted: str, source: str) -> str:
     beginning = wanted if wanted.startswith("sha256:") else f"sha256:{wanted}"
     by_name = [image for image, one in there.items() if one.name == wanted]
     by_digest = [image for image in there if image.startswith(beginning) and len(beginning) >= 15]
-    meant = by_name or by_digest
+    meant = list(dict.fromkeys(by_name + by_digest))
     if not meant:
         raise UnusableError(f'{source}: no image "{shown(wanted)}" in it')
     if len(meant) > 1:
@@ -175,13 +212,6 @@ def check_meta(policy: Policy, source: str) -> None:
         isinstance(known, dict) and all(isinstance(value, str) for value in known.values()) for known in images.values()
     ):
         raise UnusableError(f'{source}: "meta.cima.images" is no object of objects of texts')
-
-
-def merge_meta(into: Policy, other: Policy) -> None:
-    """Takes over the names of images."""
-    theirs = _known(other)
-    if theirs:
-        _meta(into).update(theirs)
 
 
 def _known(policy: Policy) -> dict[str, dict[str, str]]:

@@ -96,7 +96,7 @@ def parse(name: str) -> Event | None:
         # The cut may go through an escape.
         path = re.sub(r"%[0-9A-F]?$", "", path)
     plain = unescape(path)
-    return Event(family, image, kind, plain if plain is not None else path.encode(), cut)
+    return Event(family, image, kind, plain if plain is not None else path.encode("utf-8", "surrogatepass"), cut)
 
 
 def _image_and_path(rest: str) -> tuple[str, str]:

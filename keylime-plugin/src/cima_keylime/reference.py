@@ -58,7 +58,7 @@ def parse(text: str, source: str) -> Reference:
     found = parse_json(text, source)
     if not isinstance(found, dict) or "cima-reference" not in found:
         raise UnusableError(f"{source}: no reference of an image: cima reference writes one")
-    if found["cima-reference"] != VERSION:
+    if type(found["cima-reference"]) is not int or found["cima-reference"] != VERSION:
         raise UnusableError(
             f"{source}: a reference of version {shown(str(found['cima-reference']))}, and only {VERSION} is known here"
         )

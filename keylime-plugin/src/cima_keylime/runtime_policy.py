@@ -24,6 +24,9 @@ _LOG_HASHES = ("sha1", "sha256", "sha384", "sha512")
 _HEX = re.compile(r"[0-9a-f]{40,128}")
 _TABLES = ("digests", "keyrings", "ima-buf")
 _KEYS = ("meta", "release", "digests", "excludes", "keyrings", "ima", "ima-buf", "verification-keys")
+# What a merge joins of them in its own way; "cima" is `images.merge`'s.
+_META_KEYS = ("version", "generator", "timestamp", "cima")
+_IMA_KEYS = ("ignored_keyrings",)
 
 Policy = dict[str, Any]
 Table = dict[str, list[str]]
@@ -145,7 +148,7 @@ def without_cima(policy: Policy) -> int:
         for name in mine:
             del policy[key][name]
         dropped += len(mine)
-    policy["excludes"] = [one for one in policy["excludes"] if not excludes.names_cima(one)]
+    policy["excludes"] = [one for one in policy["excludes"] if not excludes.is_only_cimas(one)]
     policy["meta"].pop("cima", None)
     return dropped
 
@@ -158,6 +161,9 @@ def allow(found: Table, name: str, digests: Iterable[str]) -> None:
 
 def merge(into: Policy, other: Policy, source: str) -> None:
     """Allows in `into` what either allows. What cannot be joined is an `UnusableError` that names `source`, the other."""
+    _take_over(into, other, _KEYS, source, "")
+    _take_over(into["meta"], other["meta"], _META_KEYS, source, "meta.")
+    _take_over(into["ima"], other["ima"], _IMA_KEYS, source, "ima.")
     for key in _TABLES:
         mine = table(into, key)
         for name, digests in table(other, key).items():
@@ -165,16 +171,21 @@ def merge(into: Policy, other: Policy, source: str) -> None:
     into["excludes"] = list(dict.fromkeys(into["excludes"] + other["excludes"]))
     excludes.check(into["excludes"], source)
     into["release"] = max(into["release"], other["release"])
-    mine, theirs = into["ima"], other["ima"]
-    if mine["log_hash_alg"] != theirs["log_hash_alg"]:
-        raise UnusableError(f'{source}: "ima.log_hash_alg" is another than in the policy before')
-    mine["ignored_keyrings"] = list(dict.fromkeys(mine["ignored_keyrings"] + theirs["ignored_keyrings"]))
+    ignored = into["ima"]["ignored_keyrings"] + other["ima"]["ignored_keyrings"]
+    into["ima"]["ignored_keyrings"] = list(dict.fromkeys(ignored))
     if into["verification-keys"] and other["verification-keys"] not in ("", into["verification-keys"]):
         raise UnusableError(f'{source}: "verification-keys" are others than in the policy before')
     into["verification-keys"] = into["verification-keys"] or other["verification-keys"]
     into["meta"].update(version=VERSION, generator=GENERATOR)
     # Of when neither was made.
     into["meta"].pop("timestamp", None)
+
+
+def _take_over(into: dict[str, Any], other: dict[str, Any], joined: Iterable[str], source: str, where: str) -> None:
+    """All but the keys that are `joined`, of others', which Keylime keeps, too: they are not dropped, and none replaces another."""
+    for key in other.keys() - set(joined):
+        if into.setdefault(key, other[key]) != other[key]:
+            raise UnusableError(f'{source}: "{shown(where + key)}" is another than in the policy before')
 
 
 def write(policy: Policy, to: TextIO) -> None:

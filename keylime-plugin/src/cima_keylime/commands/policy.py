@@ -114,7 +114,7 @@ def _make(given: argparse.Namespace) -> int:
         _refuse_violations(policy, label(given.base))
     policy["meta"].update(version=runtime_policy.VERSION, generator=runtime_policy.GENERATOR)
     sinks = _sinks(given.sink)
-    parts = [part for text in given.agent for part in [_agent_part(text)]]
+    parts = [_agent_part(text) for text in given.agent]
     parts += [part for path in given.agent_list for part in _agent_parts_of(path)]
     if not parts:
         print(
@@ -124,7 +124,7 @@ def _make(given: argparse.Namespace) -> int:
         )
     images.allow_agent(policy, parts, sinks)
     for path in given.references:
-        images.allow(policy, reference.read(path), sinks)
+        images.allow(policy, reference.read(path), sinks, label(path))
     return _write_policy(policy, given, "the policy")
 
 
@@ -178,8 +178,7 @@ def _merge(given: argparse.Namespace) -> int:
     for path in others:
         other = read_policy(path)
         _refuse_violations(other, label(path))
-        runtime_policy.merge(policy, other, label(path))
-        images.merge_meta(policy, other)
+        images.merge(policy, other, label(path))
     return _write_policy(policy, given, "the policy")
 
 
@@ -204,7 +203,7 @@ def _add(given: argparse.Namespace) -> int:
     sinks = _sinks(given.sink) if given.sink else images.sinks_of(policy) or images.FORMS
     images.allow_agent(policy, (), sinks)
     for path in given.references:
-        images.allow(policy, reference.read(path), sinks)
+        images.allow(policy, reference.read(path), sinks, label(path))
     return _write_policy(policy, given, label(given.policy))
 
 
@@ -253,19 +252,15 @@ def _show(given: argparse.Namespace) -> int:
     except UnusableError as error:
         fault = str(error)
     allowed = images.allowed(policy)
-    host = sum(not name.startswith(names.PREFIX) for key in ("digests", "ima-buf") for name in policy[key])
-    agent = sorted(
-        {
-            name.partition(":")[2]
-            for key in ("digests", "ima-buf")
-            for name in policy[key]
-            if name.startswith("cima-agent:")
-        }
-    )
+    others = images.others(policy)
+    there = [name for key in images.TABLES for name in policy[key]]
+    host = sum(not name.startswith(names.PREFIX) for name in there)
+    agent = sorted({name.partition(":")[2] for name in there if name.startswith("cima-agent:")})
     document = {
         "images": [vars(one) for one in allowed.values()],
         "agent": agent,
         "host": host,
+        "others": others,
         "excludes": policy["excludes"],
         "fault": fault or None,
     }
@@ -273,14 +268,16 @@ def _show(given: argparse.Namespace) -> int:
         if given.json:
             print(json.dumps(document))
         else:
-            _print(allowed.values(), agent, host, fault)
+            _print(allowed.values(), agent, host, others, fault)
     return NEGATIVE if fault else GOOD
 
 
-def _print(allowed: Collection[images.Allowed], agent: list[str], host: int, fault: str) -> None:
+def _print(allowed: Collection[images.Allowed], agent: list[str], host: int, others: list[str], fault: str) -> None:
     for one in allowed:
         sinks = ", ".join(one.sinks) or bad("not admitted")
         print(f"{one.image}  {shown(one.name or '-')}  {one.executables} executables  {sinks}")
     print(f"{len(allowed)} images; agent: {', '.join(map(shown, agent)) or 'no part'}; {host} names of the host's")
+    for name in others:
+        print(f"also allowed: {shown(name)}")
     if fault:
         print(bad(f"fault: {fault}"))

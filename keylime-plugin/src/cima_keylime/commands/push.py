@@ -48,9 +48,9 @@ def _push(given: argparse.Namespace) -> int:
         raise UnusableError(f"{error}{hint.get(error.code, '')}") from error
     if there.stored(given.name) != text:
         raise UnusableError(f"{there.url}: has another policy named {given.name} than was sent")
-    count = len(images.allowed(policy))
+    count, size = len(images.allowed(policy)), len(text.encode())
     if given.json:
-        print(json.dumps({"name": given.name, "verifier": there.url, "bytes": len(text), "images": count}))
+        print(json.dumps({"name": given.name, "verifier": there.url, "bytes": size, "images": count}))
     else:
-        print(f"{good('stored')}: {given.name} at {there.url}, {count} images, {len(text)} bytes")
+        print(f"{good('stored')}: {given.name} at {there.url}, {count} images, {size} bytes")
     return GOOD
