@@ -153,6 +153,18 @@ def test_an_agents_status_has_an_event_or_none(write: Write, capsys: Captured) -
     assert capsys.readouterr().out == "no failure\n"
 
 
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        {"results": {"valid": False, "failures": []}},
+        {"results": {"operational_state": 9, "last_event_id": None}},
+        {"results": {"operational_state": None, "attestation_status": "TIMEOUT", "last_event_id": None}},
+    ],
+)
+def test_a_refusal_without_a_reason_is_a_refusal(refusal: Any, write: Write, capsys: Captured) -> None:
+    assert said(capsys, write("refusal.json", refusal)) == ["Keylime refuses, and gives no reason"]
+
+
 def test_an_unknown_image_is_named_once(policy: str, write: Write, capsys: Captured) -> None:
     events = [not_allowed(f"cima-exec:{DATABASE}:/bin/{number}") for number in range(300)]
     assert said(capsys, write("e.json", events), "--policy", policy) == [

@@ -163,6 +163,8 @@ ANSWERS: dict[str, tuple[int, str, str]] = {
     "newer": (200, '{"results": {"supported_versions": ["4.0"]}}', "speaks the API versions 4.0, and only"),
     "another": (404, "<html>", "no Keylime verifier: /version answers 404"),
     "none": (200, "[]", "no Keylime verifier: /version answers 200"),
+    # As it is, and not as HTTP has it.
+    "no HTTP": (0, "\x1b[2J\r\n\r\n", r"no verifier answers there: \x1b[2J"),
     "failing": (410, "{}", "POST /allowlists/x: 410 Gone"),
 }
 
@@ -298,11 +300,16 @@ def test_values_of_other_pcrs_are_not_taken_for_that_of_pcr_10(
     assert "the quote is of other PCRs than 10, too" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("extended", [0, 9])
 def test_a_list_that_goes_on_behind_the_quote_is_not_valid(
-    verifier: Running, policy: str, tpm: Tpm, write: Write, capsys: Captured
+    verifier: Running, policy: str, tpm: Tpm, write: Write, capsys: Captured, extended: int
 ) -> None:
     # Keylime looks for the value anywhere in the list, and finds that of a PCR that nothing has extended before its first line.
-    text = good_node("kernel").list.text
+    node = good_node("kernel")
+    text = node.list.text
+    del node.list.lines[extended:]
+    if extended:
+        tpm.extend(node.list)
     answer = client(verifier).verify({**tpm.evidence("n", text), "runtime_policy": Path(policy).read_text()})
     assert answer["valid"] is True
     assert main(verify(verifier, policy, write("e", tpm.evidence("n", text)), "--nonce", "n")) == 1
@@ -411,6 +418,23 @@ def test_evidence_that_is_none_is_named(verifier: Running, policy: str, write: W
         assert said in error
 
 
+def test_an_answer_that_is_not_valid_without_a_reason_is_not_valid(
+    verifier: Running, policy: str, tpm: Tpm, write: Write, capsys: Captured
+) -> None:
+    evidence = write("e", tpm.evidence("n", good_node("kernel").list.text))
+    answers = {
+        '{"results": {"supported_versions": ["2.6"], "valid": false, "failures": []}}': 1,
+        '{"results": {"supported_versions": ["2.6"], "valid": "true"}}': 2,
+    }
+    for text, code in answers.items():
+        with _server(verifier, 200, text) as url:
+            arguments = ["--verifier", url, *verifier.arguments[2:4], "--policy", policy, "--nonce", "n", evidence]
+            assert main(["verify", *arguments]) == code
+    output = capsys.readouterr()
+    assert output.out == "Keylime refuses, and gives no reason\nnot valid\n"
+    assert "the answer does not say whether the evidence is valid" in output.err
+
+
 # --- servers and certificates
 
 
@@ -421,8 +445,9 @@ def _server(verifier: Running, code: int, text: str) -> Iterator[str]:
     class Handler(http.server.BaseHTTPRequestHandler):
         def _answer(self) -> None:
             self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            self.send_response(code)
-            self.end_headers()
+            if code:
+                self.send_response(code)
+                self.end_headers()
             self.wfile.write(text.encode())
 
         do_GET = do_POST = _answer  # noqa: N815

@@ -41,6 +41,7 @@ _EVENTS = {
     "quote_validation": "the quote is not that of this key with this nonce",
     "invalid_quote": "the quote cannot be read",
     "invalid_hash_alg": "the hash algorithm of the quote is none that Keylime knows",
+    "no_reason": "Keylime refuses, and gives no reason",
     "missing_param": "something is missing in the evidence",
     "invalid_signature": "the signature of a file is not good",
     "invalid_key": "a measured key is none that Keylime supports",

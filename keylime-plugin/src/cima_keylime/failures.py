@@ -16,6 +16,10 @@ from typing import Any
 
 from cima_keylime.unusable import UnusableError, parse_json, shown
 
+_NO_REASON = "keylime.no_reason"
+#: `FAILED`, `INVALID_QUOTE` and `TENANT_FAILED`, keylime/common/states.py.
+_FAILED = (7, 9, 10)
+
 
 @dataclass(frozen=True)
 class Failure:
@@ -90,17 +94,24 @@ def _of_json(found: Any, source: str, agent: str = "") -> list[Failure]:
         return _of_json(parse_json(found["msg"], f"{source}: msg"), source, agent)
     if isinstance(found.get("results"), dict):
         return _of_json(found["results"], source, agent)
+    without_reason = [Failure(_NO_REASON, agent=agent)] if _refuses(found) else []
     if isinstance(found.get("failures"), list):
-        return _of_json(found["failures"], source, agent)
+        return _of_json(found["failures"], source, agent) or without_reason
     if "last_event_id" in found:
         last = found["last_event_id"]
-        return [Failure(last, agent=agent)] if isinstance(last, str) and last else []
+        return [Failure(last, agent=agent)] if isinstance(last, str) and last else without_reason
     event_id = found.get("event_id", found.get("type"))
     if not isinstance(event_id, str):
         raise UnusableError(
             f'{source}: a JSON object with none of the keys "failures", "event_id", "type" and "last_event_id"'
         )
     return [Failure(event_id, _context(found.get("context", {}), source), agent)]
+
+
+def _refuses(found: dict[str, Any]) -> bool:
+    """Whether an answer or an agent's status is negative, whatever its reasons."""
+    is_failed = found.get("attestation_status") in ("FAIL", "TIMEOUT") or found.get("operational_state") in _FAILED
+    return found.get("valid") is False or is_failed
 
 
 def _context(found: Any, source: str) -> dict[str, Any]:

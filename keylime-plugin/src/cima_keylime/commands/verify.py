@@ -53,7 +53,7 @@ def _verify(given: argparse.Namespace) -> int:
     said = evidence.read(given.evidence)
     text, policy = pushable(given.policy)
     findings = list(_not_bound(said, given))
-    keylime = None
+    keylime: bool | None = None
     if not findings:
         answer = verifier(given).verify({**said.data, "runtime_policy": text})
         keylime = bool(answer["valid"])
@@ -63,8 +63,7 @@ def _verify(given: argparse.Namespace) -> int:
         else:
             reasons = failures.parse(json.dumps(answer), "the answer")
             findings = explainer.failures(reasons, measurement_list.readable(said.ima_list.split("\n")))
-            findings = findings or [explanation.Finding("Keylime gives no reason", "")]
-    valid = not findings
+    valid = keylime is True and not findings
     report(findings, given, {"valid": valid, "keylime": keylime}, "valid" if valid else "not valid")
     return GOOD if valid else NEGATIVE
 
