@@ -126,8 +126,12 @@ impl AsRef<[u8]> for Digest {
 
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:", self.algorithm)?;
-        self.bytes().iter().try_for_each(|b| write!(f, "{b:02x}"))
+        // At once: of half a million entries, byte by byte it was a sixth of what judging them took.
+        let mut digits = [0; 2 * MAX_LEN];
+        let digits = &mut digits[..2 * self.bytes().len()];
+        hex::encode_to_slice(self.bytes(), digits).map_err(|_| fmt::Error)?;
+        let digits = std::str::from_utf8(digits).map_err(|_| fmt::Error)?;
+        write!(f, "{}:{digits}", self.algorithm)
     }
 }
 

@@ -2,7 +2,7 @@
 //! The generator of a fleet's lists (`examples/fleet`): what is measured and tried with them is what agents write.
 
 #[path = "../../examples/fleet/generator/mod.rs"]
-mod generator;
+pub(crate) mod generator;
 
 use std::{
     fs,

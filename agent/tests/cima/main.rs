@@ -12,6 +12,7 @@ mod images;
 mod list;
 mod log;
 mod policy;
+mod query;
 mod swtpm;
 mod tpm;
 mod tpm_faults;

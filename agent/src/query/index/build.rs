@@ -113,7 +113,7 @@ pub(super) fn build(
     thread::scope(|scope| {
         for _ in 0..readers {
             let (sender, work) = (sender.clone(), &work);
-            scope.spawn(move || {
+            let read = move || {
                 loop {
                     // The lock is not held by who panicked: nothing is done under it.
                     let next = work.lock().ok().and_then(|mut work| work.next());
@@ -124,7 +124,11 @@ pub(super) fn build(
                         return;
                     }
                 }
-            });
+            };
+            let reader = thread::Builder::new().name("read".to_owned());
+            reader
+                .spawn_scoped(scope, read)
+                .map_err(IndexError::Thread)?;
         }
         drop(sender);
         let mut tables = Tables::new(connection, fresh)?;

@@ -65,9 +65,9 @@ pub enum IndexError {
         #[source]
         source: rusqlite::Error,
     },
-    /// What it says stands somewhere does not.
-    #[error("the list {0} is no longer what was indexed, at {1}: ask again")]
-    Changed(String, String),
+    /// There is no room for a thread.
+    #[error("cannot start a thread to read lists: {0}")]
+    Thread(#[source] io::Error),
 }
 
 /// An index that has followed its lists.
