@@ -10,8 +10,9 @@ use prost::Message;
 
 use crate::measure::{PAYLOAD_PREFIX, proto};
 
-/// Events that a batch may have: the agent's ledger puts 2,000 into one at most.
-const MOST: usize = 1 << 16;
+/// Events that a batch may have, and elements of each table: the agent's ledger puts 2,000 events into one at most. Who asks for one after
+/// the other reads the batch as often.
+const MOST: usize = 1 << 12;
 /// Bytes that one event may have.
 const EVENT: usize = 1 << 20;
 /// Bytes that an identity may have: a cgroup path is 4 KiB at most.
@@ -45,7 +46,7 @@ pub struct BatchView<'a> {
     subjects: Vec<&'a [u8]>,
     files: Vec<&'a [u8]>,
     commands: Vec<&'a [u8]>,
-    body: &'a [u8],
+    events: Vec<&'a [u8]>,
 }
 
 /// One event of a batch.
@@ -83,21 +84,17 @@ impl<'a> BatchView<'a> {
     #[must_use]
     pub fn of(payload: &'a [u8]) -> Option<Self> {
         let body = payload.strip_prefix(PAYLOAD_PREFIX)?;
-        let mut view = Self {
-            body,
-            ..Self::default()
-        };
-        let mut events = 0;
+        let mut view = Self::default();
         for field in Fields(body) {
             let (number, value) = field?;
             match (number, value) {
                 (SEQ, Value::Varint(seq)) => view.seq = seq,
                 (TIME, Value::Varint(time_ns)) => view.time_ns = time_ns,
-                (EVENTS, Value::Bytes(_)) => {
-                    events += 1;
-                    if events > MOST {
+                (EVENTS, Value::Bytes(bytes)) => {
+                    if view.events.len() >= MOST {
                         return None;
                     }
+                    view.events.push(bytes);
                 }
                 (SEQ | TIME | EVENTS, _) => return None,
                 (number, value) => {
@@ -136,18 +133,12 @@ impl<'a> BatchView<'a> {
 
     /// Its events, in order.
     pub fn events(&self) -> impl Iterator<Item = EventView<'a>> + '_ {
-        Fields(self.body).filter_map(|field| match field? {
-            (EVENTS, Value::Bytes(bytes)) => Some(self.event(bytes)),
-            _ => None,
-        })
+        self.events.iter().map(|bytes| self.event(bytes))
     }
 
     /// The same without what they refer to, for who needs little of it; `None` for what is no event.
     pub(crate) fn bare_events(&self) -> impl Iterator<Item = Option<proto::ContextEvent>> + '_ {
-        Fields(self.body).filter_map(|field| match field? {
-            (EVENTS, Value::Bytes(bytes)) => Some(decode(bytes, EVENT)),
-            _ => None,
-        })
+        self.events.iter().map(|bytes| decode(bytes, EVENT))
     }
 
     /// When an event of it was, ns since boot.
@@ -187,7 +178,8 @@ impl<'a> BatchView<'a> {
 
     /// The event of that number, from 0.
     pub(crate) fn nth(&self, number: u32) -> Option<EventView<'a>> {
-        self.events().nth(usize::try_from(number).ok()?)
+        let bytes = self.events.get(usize::try_from(number).ok()?)?;
+        Some(self.event(bytes))
     }
 
     fn event(&self, bytes: &'a [u8]) -> EventView<'a> {

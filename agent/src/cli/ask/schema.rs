@@ -2,7 +2,7 @@
 //! `cima schema`: what the JSON of the verbs looks like.
 
 use clap::{Args, ValueEnum};
-use schemars::schema_for;
+use schemars::{JsonSchema, Schema, generate::SchemaSettings};
 
 use super::{AskError, print};
 use crate::{
@@ -48,16 +48,22 @@ pub enum Of {
 #[must_use]
 pub fn text(of: Of) -> String {
     let schema = match of {
-        Of::Event => schema_for!(Event),
-        Of::Container => schema_for!(Summary),
-        Of::File => schema_for!(File),
-        Of::Sighting => schema_for!(Sighting),
-        Of::Process => schema_for!(Branch),
-        Of::Shown => schema_for!(Shown),
-        Of::Explanation => schema_for!(Explanation),
-        Of::List => schema_for!(Freshness),
+        Of::Event => schema::<Event>(),
+        Of::Container => schema::<Summary>(),
+        Of::File => schema::<File>(),
+        Of::Sighting => schema::<Sighting>(),
+        Of::Process => schema::<Branch>(),
+        Of::Shown => schema::<Shown>(),
+        Of::Explanation => schema::<Explanation>(),
+        Of::List => schema::<Freshness>(),
     };
     serde_json::to_string_pretty(&schema).unwrap_or_default() + "\n"
+}
+
+/// Of what is written: a key that may be left out is not required.
+fn schema<T: JsonSchema>() -> Schema {
+    let settings = SchemaSettings::draft2020_12().for_serialize();
+    settings.into_generator().into_root_schema_for::<T>()
 }
 
 /// Runs the command.

@@ -414,9 +414,11 @@ impl<'a> Tables<'a> {
         if let News::Start(start) = &row.news {
             self.start(state, id, start.realtime_offset_ns)?;
         }
-        let time_us = row
-            .time_ns
-            .map(|ns| (ns / 1000).min(i64::MAX as u64) as i64);
+        if let Some(ns) = row.time_ns {
+            state.time = i64::try_from(ns / 1000).ok();
+        }
+        // An entry as a whole has none of its own.
+        let time_us = state.time;
         let wall = time_us.and_then(|us| us.checked_add(state.clock.unwrap_or(0) / 1000));
         let file = row.key.and_then(|key| self.files.get(&key).copied());
         let container = state
