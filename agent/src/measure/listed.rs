@@ -71,7 +71,10 @@ fn of_path(text: &str) -> Option<(Provenance, Cow<'_, [u8]>)> {
         (Provenance::Unmeasured, path)
     } else {
         let (digest, path) = text.split_at_checked("sha256:".len() + 64)?;
-        (Provenance::Image(digest.parse().ok()?), path.strip_prefix(':')?)
+        (
+            Provenance::Image(digest.parse().ok()?),
+            path.strip_prefix(':')?,
+        )
     };
     let plain = !path.contains('%') && path.bytes().all(|byte| byte.is_ascii_graphic());
     let path = if plain {
