@@ -28,7 +28,7 @@ mod writer;
 #[cfg(test)]
 mod tail_tests;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 #[cfg(test)]
 mod writer_tests;
 
