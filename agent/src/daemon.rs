@@ -31,7 +31,7 @@ use tokio::{
 use crate::{
     admission::{
         AdmissionError, Containers, Setup,
-        server::{self as hooks, ServeError},
+        server::{self as hooks, ServeError, Watchers},
     },
     clock,
     config::{Config, SinkKind},
@@ -217,6 +217,7 @@ pub async fn run(config: &Config, config_bytes: &[u8]) -> Result<(), DaemonError
         tracing::error!("{error}; going on without");
     }
     let waker = queue.waker();
+    let watchers = Watchers::of(ledger.committed());
     let (registry, before) = (ledger.registry().clone(), ledger.containers().clone());
     let (writer, queue) = Writer::start(ledger, Box::new(queue), Some(waker), Arc::clone(&metrics))
         .map_err(doing("start a thread"))?;
@@ -230,7 +231,7 @@ pub async fn run(config: &Config, config_bytes: &[u8]) -> Result<(), DaemonError
         queue: queue.clone(),
     })?;
     containers.take_up(before.into_values())?;
-    let asked = serve_hooks(config, &containers)?;
+    let asked = serve_hooks(config, &containers, &watchers)?;
     let mut daemon = Daemon {
         probes,
         queue,
@@ -257,6 +258,7 @@ pub async fn run(config: &Config, config_bytes: &[u8]) -> Result<(), DaemonError
         ledger.entries(),
         ledger.dir().display()
     );
+    watchers.finish(ledger).await;
     Ok(())
 }
 
@@ -461,13 +463,15 @@ type Answer = oneshot::Sender<Result<(), String>>;
 fn serve_hooks(
     config: &Config,
     containers: &Arc<Containers>,
+    watchers: &Watchers,
 ) -> Result<mpsc::Receiver<Answer>, DaemonError> {
     let (reload, asked) = mpsc::channel(1);
     let socket = &config.admission.socket;
     let users = config.admission.users.iter();
     let sockets = users.map(|user| (*user, socket.with_file_name(format!("hook-{user}.sock"))));
     for (user, path) in std::iter::once((0, socket.clone())).chain(sockets) {
-        hooks::serve(&path, user, Arc::clone(containers), reload.clone())?;
+        let containers = Arc::clone(containers);
+        hooks::serve(&path, user, containers, reload.clone(), watchers)?;
     }
     Ok(asked)
 }

@@ -15,7 +15,7 @@ use std::{
 
 use cima_api::{
     CreateReply, CreateRequest, ExplainReply, ExplainRequest, ReloadReply, ReloadRequest,
-    StopReply, StopRequest,
+    StopReply, StopRequest, WatchReply, WatchRequest,
     containers_server::{Containers, ContainersServer},
 };
 use serde_json::Value;
@@ -363,6 +363,12 @@ impl Containers for Fake {
     }
 
     async fn reload(&self, _: Request<ReloadRequest>) -> Result<Response<ReloadReply>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    type WatchStream = tokio_stream::Pending<Result<WatchReply, Status>>;
+
+    async fn watch(&self, _: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
         Err(Status::unimplemented(""))
     }
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Linux IMA measurement lists: parse, encode, check, replay to PCRs.
+//! Linux IMA measurement lists: parse, encode, check, replay to PCRs, write as Canonical Event Logs.
 //!
 //! Owns the list formats and the arithmetic of PCRs; knows nothing of files, TPMs or policies:
 //! it takes bytes from a `Read` and hands back typed entries, sentence errors, digests.
@@ -27,6 +27,7 @@ mod algorithm;
 mod ascii;
 mod binary;
 mod byte_order;
+mod cel;
 mod check;
 mod digest;
 mod entry;
@@ -41,6 +42,7 @@ pub use algorithm::HashAlgorithm;
 pub use ascii::{AsciiError, AsciiErrorKind, AsciiReader, LineError, NotShowable};
 pub use binary::{BinaryFormat, BinaryReader, Limits, ReadError, ReadErrorKind};
 pub use byte_order::ByteOrder;
+pub use cel::{CelEncoder, CelEncoding};
 pub use check::CheckError;
 pub use digest::{Digest, DigestError};
 pub use entry::{Entry, MAX_PCR, Position};

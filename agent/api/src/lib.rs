@@ -23,6 +23,8 @@ pub const SOCKET: &str = "/run/cima/hook.sock";
 pub const LARGEST_STATE: usize = 1 << 20;
 /// The largest message either side takes: a state and its envelope.
 pub const LARGEST_MESSAGE: usize = LARGEST_STATE + (4 << 10);
+/// The largest reply of a watched list: the longest record that readers take, and its envelope.
+pub const LARGEST_REPLY: usize = (16 << 20) + (8 << 10);
 
 /// Where the hooks of a user's own containers find cimad.
 pub fn socket_of_user(uid: u32) -> String {

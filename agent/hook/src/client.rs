@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Asking cimad. Every call has a deadline for all of it, connection included, and speaks only to a socket that
 //! the host's root listens on. An answer of cimad is a value; all else is an [`AskError`], and what that
-//! means for a container is the caller's business. Called by `cima-hook` and `cima hook check`.
+//! means for a container is the caller's business. Called by `cima-hook`, `cima hook check`, and `cima watch`, whose stream has no
+//! deadline but for its beginning.
 
 use std::{
     error::Error as _,
@@ -11,13 +12,14 @@ use std::{
 };
 
 use cima_api::{
-    CreateReply, CreateRequest, ExplainReply, ExplainRequest, LARGEST_MESSAGE, ReloadReply,
-    ReloadRequest, StopReply, StopRequest, containers_client::ContainersClient,
+    CreateReply, CreateRequest, ExplainReply, ExplainRequest, LARGEST_MESSAGE, LARGEST_REPLY,
+    ReloadReply, ReloadRequest, StopReply, StopRequest, WatchReply, WatchRequest,
+    containers_client::ContainersClient,
 };
 use hyper_util::rt::TokioIo;
 use tokio::{net::UnixStream, runtime, time};
 use tonic::{
-    Code, Request, Response, Status,
+    Code, Request, Response, Status, Streaming,
     transport::{Channel, Endpoint},
 };
 use tower::service_fn;
@@ -82,6 +84,14 @@ pub enum AskError {
         code: Code,
         /// Its words.
         message: String,
+    },
+    /// In the middle of a stream.
+    #[error("the connection to cimad at {} was lost: {error}", .socket.display())]
+    Lost {
+        /// Where.
+        socket: PathBuf,
+        /// What the protocol's reader says.
+        error: String,
     },
     /// No event loop, for lack of memory or descriptors.
     #[error("cannot set up a connection to cimad: {0}")]
@@ -156,6 +166,28 @@ impl Cimad {
     pub fn reload(&self, within: Duration) -> Result<ReloadReply, AskError> {
         self.ask(within, async |client| {
             client.reload(request(ReloadRequest {}, within)).await
+        })
+    }
+
+    /// Watches the list grow: from entry number `from` on, or what comes from now on. `within` is for cimad's first
+    /// word; then it may be silent for as long as there is nothing to say. Root alone may, and a few at a time.
+    ///
+    /// # Errors
+    /// See [`AskError`]; [`AskError::Refused`] with [`Code::ResourceExhausted`] if enough others watch.
+    pub async fn watch(&self, from: Option<u64>, within: Duration) -> Result<Watch, AskError> {
+        let begun = async {
+            let channel = self.connect().await?;
+            let mut client =
+                ContainersClient::new(channel).max_decoding_message_size(LARGEST_REPLY);
+            let request = Request::new(WatchRequest { from_entry: from });
+            let answer = client.watch(request).await;
+            answer.map_err(|status| self.no_answer(&status, within))
+        };
+        let answer = time::timeout(within, begun).await;
+        let replies = answer.unwrap_or_else(|_| Err(self.deadline(within)))?;
+        Ok(Watch {
+            cimad: self.clone(),
+            replies: replies.into_inner(),
         })
     }
 
@@ -250,16 +282,49 @@ impl Cimad {
         }
     }
 
-    /// With every cause: the outer ones say no more than that the transport failed.
     fn garbage(&self, error: &dyn std::error::Error) -> AskError {
-        let causes: Vec<String> = std::iter::successors(Some(error), |&error| error.source())
-            .map(ToString::to_string)
-            .collect();
         AskError::Garbage {
             socket: self.socket.clone(),
-            error: causes.join(": "),
+            error: with_causes(error),
         }
     }
+}
+
+/// The list as cimad sends it while it grows.
+#[derive(Debug)]
+pub struct Watch {
+    cimad: Cimad,
+    replies: Streaming<WatchReply>,
+}
+
+impl Watch {
+    /// What comes next, each entry once and in order; `None`: cimad has ended, and everything is said. May be dropped
+    /// while it waits, and asked again.
+    ///
+    /// # Errors
+    /// [`AskError::Lost`] if cimad ended by force, [`AskError::Refused`] if it cannot read its list.
+    pub async fn next(&mut self) -> Result<Option<WatchReply>, AskError> {
+        let reply = self.replies.message().await;
+        reply.map_err(|status| match status.source() {
+            Some(_) => AskError::Lost {
+                socket: self.cimad.socket.clone(),
+                error: with_causes(&status),
+            },
+            None => AskError::Refused {
+                socket: self.cimad.socket.clone(),
+                code: status.code(),
+                message: status.message().to_owned(),
+            },
+        })
+    }
+}
+
+/// With every cause: the outer ones say no more than that the transport failed.
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let causes: Vec<String> = std::iter::successors(Some(error), |&error| error.source())
+        .map(ToString::to_string)
+        .collect();
+    causes.join(": ")
 }
 
 /// The request with its deadline, so that cimad gives up when nobody waits any more.

@@ -19,9 +19,10 @@ use std::{
 
 use cima_api::{
     CreateReply, CreateRequest, ExplainReply, ExplainRequest, ReloadReply, ReloadRequest,
-    StopReply, StopRequest,
+    StopReply, StopRequest, WatchReply, WatchRequest,
     containers_server::{Containers, ContainersServer},
 };
+use cima_hook::client::{AskError, Cimad};
 use rustix::{process::geteuid, thread::set_thread_res_uid};
 use tempfile::TempDir;
 use tokio_stream::wrappers::UnixListenerStream;
@@ -83,6 +84,33 @@ impl Containers for Fake {
 
     async fn reload(&self, _: Request<ReloadRequest>) -> Result<Response<ReloadReply>, Status> {
         Err(Status::unimplemented(""))
+    }
+
+    type WatchStream = tokio_stream::Iter<std::vec::IntoIter<Result<WatchReply, Status>>>;
+
+    async fn watch(
+        &self,
+        request: Request<WatchRequest>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
+        let first_entry = request.into_inner().from_entry.unwrap_or(100);
+        let reply = |first_entry| {
+            Ok(WatchReply {
+                first_entry,
+                records: vec![7; 2 << 20],
+                ..WatchReply::default()
+            })
+        };
+        let last = match self {
+            Self::Allows => reply(first_entry + 1),
+            Self::Denies => return Err(Status::permission_denied("only root may ask for this")),
+            Self::Sleeps => {
+                tokio::time::sleep(Duration::from_secs(30)).await;
+                reply(first_entry + 1)
+            }
+            Self::Fails => Err(Status::internal("a segment is gone")),
+        };
+        let replies = vec![reply(first_entry), last];
+        Ok(Response::new(tokio_stream::iter(replies)))
     }
 }
 
@@ -479,4 +507,52 @@ fn the_hook_takes_less_than_twenty_milliseconds() {
     let (median, late) = (took[150], took[285]);
     println!("cima-hook: median {median:?}, 95 % within {late:?}");
     assert!(median < Duration::from_millis(20), "{median:?}");
+}
+
+/// What a watcher gets: the number of each reply, and how it ends.
+fn watched(fake: Fake, from: Option<u64>) -> Option<(Vec<u64>, Result<(), AskError>)> {
+    let socket = Socket::served(fake)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let cimad = Cimad::at(Some(socket.path.clone())).unwrap();
+    let mut numbers = Vec::new();
+    let ended = runtime.block_on(async {
+        let mut watch = cimad.watch(from, Duration::from_secs(1)).await?;
+        while let Some(reply) = watch.next().await? {
+            assert_eq!(reply.records.len(), 2 << 20, "longer than a request may be");
+            numbers.push(reply.first_entry);
+        }
+        Ok(())
+    });
+    Some((numbers, ended))
+}
+
+#[test]
+fn who_watches_gets_reply_after_reply_until_cimad_ends() {
+    for (from, expected) in [(Some(5), [5, 6]), (None, [100, 101])] {
+        let Some((numbers, ended)) = watched(Fake::Allows, from) else {
+            return;
+        };
+        ended.unwrap();
+        assert_eq!(numbers, expected);
+    }
+}
+
+#[test]
+fn who_may_not_watch_or_no_more_is_told_why() {
+    let sentences = [
+        (Fake::Denies, 0, "only root may ask for this"),
+        (Fake::Sleeps, 0, "gave no answer within 1 s"),
+        (Fake::Fails, 1, "a segment is gone"),
+    ];
+    for (fake, replies, sentence) in sentences {
+        let Some((numbers, ended)) = watched(fake, None) else {
+            return;
+        };
+        assert_eq!(numbers.len(), replies);
+        let error = ended.unwrap_err().to_string();
+        assert!(error.contains(sentence), "{error}");
+    }
 }

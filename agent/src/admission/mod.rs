@@ -15,6 +15,7 @@ mod input;
 pub mod process;
 pub mod server;
 pub mod state;
+mod watchers;
 
 use std::{
     collections::HashMap,

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The sockets on which hooks ask. One for root, one for each user who may run containers without root; each is
 //! made with mode 0600, belongs to its user, and asks the kernel who has connected. Speaks gRPC
-//! (`agent/proto/hook.proto`), judges nothing.
+//! (`agent/proto/hook.proto`), judges nothing. On root's socket the list is watched, too (`watchers`).
 
 use std::{
     fs, io,
@@ -14,8 +14,8 @@ use std::{
 };
 
 use cima_api::{
-    CreateReply, CreateRequest, ExplainReply, ExplainRequest, LARGEST_MESSAGE, LARGEST_STATE,
-    ReloadReply, ReloadRequest, StopReply, StopRequest,
+    CreateReply, CreateRequest, ExplainReply, ExplainRequest, LARGEST_MESSAGE, LARGEST_REPLY,
+    LARGEST_STATE, ReloadReply, ReloadRequest, StopReply, StopRequest, WatchRequest,
     containers_server::{self, ContainersServer},
 };
 use tokio::{
@@ -32,7 +32,12 @@ use tonic::{
     },
 };
 
-use super::{AdmissionError, Containers};
+use super::{
+    AdmissionError, Containers,
+    watchers::{Replies, WATCHERS},
+};
+
+pub use super::watchers::Watchers;
 
 /// How many connections there are at a time, each of a hook: of root, and of any other user, who shall not use up the
 /// descriptors that root's hooks need. Others wait until one is closed.
@@ -62,6 +67,8 @@ pub type Reload = mpsc::Sender<oneshot::Sender<Result<(), String>>>;
 struct Service {
     containers: Arc<Containers>,
     reload: Reload,
+    /// Where nobody may watch: none.
+    watchers: Option<Watchers>,
     begins: Arc<Semaphore>,
     ends: Arc<Semaphore>,
 }
@@ -69,10 +76,10 @@ struct Service {
 /// How many threads all that may be asked for at once takes, with the sockets of this many users beside root's. With
 /// fewer, those who wait for a thread could have them all.
 pub fn threads(users: usize) -> usize {
-    2 * (ROOTS_AT_ONCE + users * USERS_AT_ONCE) + (1 + users) * ENDS_AT_ONCE
+    2 * (ROOTS_AT_ONCE + users * USERS_AT_ONCE) + (1 + users) * ENDS_AT_ONCE + WATCHERS as usize
 }
 
-/// Serves hooks of user `user` on a socket at `path`, until the runtime ends.
+/// Serves hooks of user `user` on a socket at `path`, until the runtime ends; on root's the list is watched, too.
 ///
 /// # Errors
 /// The socket cannot be made.
@@ -81,6 +88,7 @@ pub fn serve(
     user: u32,
     containers: Arc<Containers>,
     reload: Reload,
+    watchers: &Watchers,
 ) -> Result<(), ServeError> {
     let failed = |source| ServeError {
         path: path.to_owned(),
@@ -90,6 +98,7 @@ pub fn serve(
     let service = Service {
         containers,
         reload,
+        watchers: (user == 0).then(|| watchers.clone()),
         begins: Arc::new(Semaphore::new(if user == 0 {
             ROOTS_AT_ONCE
         } else {
@@ -99,7 +108,7 @@ pub fn serve(
     };
     let service = ContainersServer::new(service)
         .max_decoding_message_size(LARGEST_MESSAGE)
-        .max_encoding_message_size(LARGEST_MESSAGE);
+        .max_encoding_message_size(LARGEST_REPLY);
     let (arrived, incoming) = mpsc::channel(1);
     tokio::spawn(accept(listener, user, arrived));
     let incoming = tokio_stream::wrappers::ReceiverStream::new(incoming);
@@ -340,5 +349,19 @@ impl containers_server::Containers for Service {
             Ok(()) => Ok(Response::new(ReloadReply {})),
             Err(reason) => Err(Status::failed_precondition(reason)),
         }
+    }
+
+    type WatchStream = Replies;
+
+    async fn watch(
+        &self,
+        request: Request<WatchRequest>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
+        self.for_root(&request)?;
+        let watchers = self.watchers.as_ref().ok_or_else(|| {
+            Status::permission_denied("the list may be watched on the socket of root's hooks alone")
+        })?;
+        let replies = watchers.watch(request.into_inner().from_entry)?;
+        Ok(Response::new(replies))
     }
 }

@@ -30,6 +30,7 @@ use cima_agent::{
         reference::{self, ReferenceArgs},
         unless_broken_pipe,
         verify::{self, VerifyArgs},
+        watch::{self, WatchArgs},
     },
     exit::{Outcome, report},
 };
@@ -37,13 +38,14 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 use clap_complete::Shell;
 
 /// Reads and verifies what cimad measured, digests images, tries policies, tells container engines of cimad's hook, and
-/// says what a host lacks. Needs no daemon, but for `hook check`, `policy explain` and `policy reload`.
+/// says what a host lacks. Needs no daemon, but for `hook check`, `policy explain`, `policy reload` and `watch`.
 #[derive(Debug, Parser)]
 #[command(
     name = "cima",
     version,
     after_help = "Examples:
   cima log                                     this boot's list
+  cima watch                                   what it gets, as it gets it
   cima verify                                  is it what was extended into the TPM?
   cima verify list.ima --pcrs pcrs.yaml        on another host
   cima evidence --nonce 5f1c…                  a quote and the list that it is of, for a verifier
@@ -81,6 +83,7 @@ enum Command {
     Hook(HookArgs),
     Doctor(DoctorArgs),
     Policy(PolicyArgs),
+    Watch(WatchArgs),
     /// Print a completion script for a shell
     ///
     /// The script goes to standard output.
@@ -122,6 +125,7 @@ fn run(command: &Command) -> Result<Outcome, Box<dyn Error>> {
         Command::Hook(args) => Ok(hook::run(args)?),
         Command::Doctor(args) => Ok(doctor::run(args)?),
         Command::Policy(args) => Ok(policy::run(args)?),
+        Command::Watch(args) => Ok(watch::run(args)?),
         Command::Completions { shell } => Ok(completions(*shell)?),
     }
 }

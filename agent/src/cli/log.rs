@@ -8,7 +8,7 @@ use std::{
 };
 
 use clap::{Args, ValueEnum};
-use ima_log::{Entry, EscapedName, NotShowable};
+use ima_log::{CelEncoder, CelEncoding, Entry, EscapedName, HashAlgorithm, NotShowable};
 
 use super::{
     entry_json::EntryJson,
@@ -29,6 +29,8 @@ use crate::{exit::Outcome, verify::Place};
   cima log /sys/kernel/security/ima/binary_runtime_measurements
   cima log /var/lib/cima/ledger/BOOT --format binary -o list.ima
                                                one file, for evmctl or another host
+  cima log --format cel-tlv --bank sha1 --bank sha256 -o list.cel
+                                               for verifiers of the TCG's Canonical Event Log
 
 In jsonl, bytes that are not printable ASCII, and backslashes, are shown as \\xNN; on a
 terminal in ascii too. In a file or pipe, ascii is byte for byte what a kernel prints.
@@ -41,6 +43,9 @@ pub struct LogArgs {
     /// How entries are written
     #[arg(long, value_enum, default_value_t = Format::Ascii)]
     format: Format,
+    /// With cel-tlv and cel-json: a PCR bank whose digests the log shall have; may be repeated [default: sha256]
+    #[arg(long, value_name = "ALGORITHM", value_parser = bank)]
+    bank: Vec<HashAlgorithm>,
     /// Short for --format jsonl
     #[arg(long, conflicts_with = "format")]
     json: bool,
@@ -60,6 +65,15 @@ enum Format {
     Binary,
     /// A JSON object per entry, context batches decoded
     Jsonl,
+    /// The TCG's Canonical Event Log, binary
+    CelTlv,
+    /// The TCG's Canonical Event Log, JSON
+    CelJson,
+}
+
+fn bank(name: &str) -> Result<HashAlgorithm, String> {
+    HashAlgorithm::from_name(name)
+        .ok_or_else(|| "sha1, sha256, sha384 and sha512 are known".to_owned())
 }
 
 /// Why a list was not shown, or not all of it.
@@ -74,6 +88,11 @@ pub enum LogError {
     /// Bytes for a terminal.
     #[error("a binary list is not for a terminal: name a file (-o) or use a pipe")]
     BinaryOnTerminal,
+    /// Other formats have no digests of banks.
+    #[error(
+        "--bank goes with --format cel-tlv or cel-json: no other format has digests of PCR banks"
+    )]
+    Bank,
     /// The output failed.
     #[error("cannot write to {to}: {source}")]
     Write {
@@ -117,9 +136,12 @@ pub fn run(args: &LogArgs) -> Result<Outcome, LogError> {
     } else {
         args.format
     };
+    if !args.bank.is_empty() && !matches!(format, Format::CelTlv | Format::CelJson) {
+        return Err(LogError::Bank);
+    }
     let source = Source::find(args.list.as_deref(), &args.state_dir)?;
     let mut shown = Shown {
-        format,
+        form: Form::of(format, &args.bank),
         terminal: false,
         not_showable: None,
     };
@@ -131,7 +153,7 @@ pub fn run(args: &LogArgs) -> Result<Outcome, LogError> {
     } else {
         let stdout = io::stdout().lock();
         shown.terminal = stdout.is_terminal();
-        if shown.terminal && format == Format::Binary {
+        if shown.terminal && matches!(format, Format::Binary | Format::CelTlv) {
             return Err(LogError::BinaryOnTerminal);
         }
         let result = shown.all(source.open()?, &mut BufWriter::new(stdout));
@@ -173,8 +195,32 @@ fn create(path: &Path, source: &Source) -> Result<File, LogError> {
     Ok(file)
 }
 
+/// How entries are written, with what that needs.
+enum Form {
+    Ascii,
+    Binary,
+    Jsonl,
+    Cel(CelEncoder),
+}
+
+impl Form {
+    fn of(format: Format, banks: &[HashAlgorithm]) -> Self {
+        let banks = match banks {
+            [] => &[HashAlgorithm::Sha256],
+            named => named,
+        };
+        match format {
+            Format::Ascii => Self::Ascii,
+            Format::Binary => Self::Binary,
+            Format::Jsonl => Self::Jsonl,
+            Format::CelTlv => Self::Cel(CelEncoder::new(CelEncoding::Tlv, banks)),
+            Format::CelJson => Self::Cel(CelEncoder::new(CelEncoding::Json, banks)),
+        }
+    }
+}
+
 struct Shown {
-    format: Format,
+    form: Form,
     terminal: bool,
     not_showable: Option<LogError>,
 }
@@ -199,18 +245,22 @@ impl Shown {
                 }
             }
         }
+        if let Form::Cel(encoder) = &mut self.form {
+            encoder.finish(out)?;
+        }
         out.flush()?;
         Ok(stopped)
     }
 
     fn one(&mut self, place: Place, entry: &Entry, out: &mut impl Write) -> io::Result<()> {
-        match self.format {
-            Format::Binary => entry.write_binary(out),
-            Format::Jsonl => {
+        match &mut self.form {
+            Form::Cel(encoder) => encoder.write(entry, out),
+            Form::Binary => entry.write_binary(out),
+            Form::Jsonl => {
                 serde_json::to_writer(&mut *out, &EntryJson::new(place, entry))?;
                 out.write_all(b"\n")
             }
-            Format::Ascii => match entry.to_ascii() {
+            Form::Ascii => match entry.to_ascii() {
                 Ok(line) if self.terminal => writeln!(out, "{}", EscapedName(&line)),
                 Ok(mut line) => {
                     line.push(b'\n');
@@ -244,7 +294,7 @@ mod tests {
 
     #[test]
     fn a_terminal_gets_no_escape_sequence_and_a_pipe_every_byte() {
-        let digest = ima_log::HashAlgorithm::Sha256.digest(b"");
+        let digest = HashAlgorithm::Sha256.digest(b"");
         let entry = Entry::ima_ng(10, digest, b"/tmp/\x1b[2J").unwrap();
         let place = Place {
             index: 0,
@@ -253,7 +303,7 @@ mod tests {
         };
         for (terminal, name) in [(true, &b"/tmp/\\x1b[2J\n"[..]), (false, b"/tmp/\x1b[2J\n")] {
             let mut shown = Shown {
-                format: Format::Ascii,
+                form: Form::Ascii,
                 terminal,
                 not_showable: None,
             };
@@ -261,5 +311,47 @@ mod tests {
             shown.one(place, &entry, &mut out).unwrap();
             assert!(out.ends_with(name), "{}", EscapedName(&out));
         }
+    }
+
+    #[test]
+    fn a_canonical_event_log_of_a_torn_list_is_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let (list, log) = (dir.path().join("list.ima"), dir.path().join("list.cel"));
+        let entry = Entry::ima_buf(13, HashAlgorithm::Sha256, "name", b"payload").unwrap();
+        let record = entry.to_binary();
+        std::fs::write(&list, [&record, &record[..50]].concat()).unwrap();
+        let args = LogArgs {
+            list: Some(list),
+            format: Format::CelJson,
+            bank: vec![HashAlgorithm::Sha256, HashAlgorithm::Sha384],
+            json: false,
+            output: Some(log.clone()),
+            state_dir: PathBuf::new(),
+        };
+        let error = run(&args).unwrap_err();
+        assert!(
+            error.to_string().contains("the list ends inside it"),
+            "{error}"
+        );
+        let log: serde_json::Value = serde_json::from_slice(&std::fs::read(log).unwrap()).unwrap();
+        assert_eq!(log.as_array().unwrap().len(), 1);
+        let digests = &log[0]["digests"];
+        for (place, bank) in args.bank.iter().enumerate() {
+            let value = hex::encode(entry.extend_value(*bank).bytes());
+            assert_eq!(digests[place]["digest"], value);
+        }
+    }
+
+    #[test]
+    fn banks_are_refused_where_no_digests_are_written() {
+        let args = LogArgs {
+            list: None,
+            format: Format::Ascii,
+            bank: vec![HashAlgorithm::Sha1],
+            json: false,
+            output: None,
+            state_dir: PathBuf::new(),
+        };
+        assert!(matches!(run(&args), Err(LogError::Bank)));
     }
 }

@@ -2,7 +2,7 @@
 //! Subcommands of `cima`, one file each: arguments, then `run`. They read files, the
 //! terminal's wishes and, for `verify` and `evidence`, the TPM; what a list is worth is judged in
 //! `crate::verify`, what an image is is read by the crate `image-digest`, what a policy
-//! means by the crate `cima-policies`; `doctor` reads the host by `crate::preflight` and `crate::sink`. Called by `bin/cima`.
+//! means by the crate `cima-policies`; `doctor` reads the host by `crate::preflight` and `crate::sink`; `watch` asks cimad. Called by `bin/cima`.
 //! Refuses nothing that another reader of the list would take: every list of a Linux kernel is read.
 
 pub mod ask;
@@ -22,6 +22,7 @@ pub mod reference;
 mod source;
 mod verdict;
 pub mod verify;
+pub mod watch;
 
 pub use image::ImageError;
 pub use live::LiveError;

@@ -36,7 +36,7 @@ pub(super) const FORMAT: BinaryFormat = BinaryFormat {
 };
 
 /// Where a group belongs.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Place {
     /// Number of the segment.
     pub(super) segment: u32,

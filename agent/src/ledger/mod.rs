@@ -6,7 +6,7 @@
 //!                          00000002.ima   next segment: the first was full, or the chain broke
 //!                          intent         what is being written now; empty: nothing
 //! ```
-//! and, if somebody reads it, the same as ASCII elsewhere (`ascii`).
+//! and, if somebody reads it, the same as ASCII elsewhere (`ascii`). Who follows the list reads its segments (`tail`).
 //!
 //! A group of entries goes *intent (synced) → append (synced) → extend → commit*. Whatever
 //! moment the agent dies at, `recovery` finds how many of the group the PCR holds
@@ -21,11 +21,14 @@ mod line;
 mod recovery;
 mod seen;
 mod segment;
+mod tail;
 mod told;
 mod writer;
 
 #[cfg(test)]
-mod tests;
+mod tail_tests;
+#[cfg(test)]
+pub(crate) mod tests;
 #[cfg(test)]
 mod writer_tests;
 
@@ -50,11 +53,13 @@ use disk::{Disk, OsDisk};
 use intent::{Intent, Place};
 use line::Line;
 use segment::Segment;
+use tail::Progress;
 use told::Told;
 
 pub(crate) use intent::reread as reread_intent;
 pub use recovery::{Opened, anchored_by};
 pub use segment::{SUFFIX, segments};
+pub use tail::{Committed, Piece, Tail};
 pub use told::Losses;
 pub use writer::{Done, Feed, Message, Writer, WriterGone, WriterHandle, drain};
 
@@ -157,6 +162,8 @@ pub struct Ledger {
     begun: Option<Anchorage>,
     /// Another anchor than before holds nothing of what was said.
     anew: bool,
+    /// Told to whoever follows the list.
+    progress: Progress,
 }
 
 impl Ledger {
@@ -242,6 +249,7 @@ impl Ledger {
             self.extended(&values);
         }
         self.sink.settle()?;
+        self.tell_progress();
         self.intent.clear()
     }
 

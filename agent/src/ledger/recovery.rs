@@ -10,7 +10,7 @@ use std::{
 use ima_log::{BinaryReader, Digest, Entry, ReadErrorKind, Replay};
 
 use super::{
-    AsciiList, Broken, Ledger, LedgerError, Origin, Store, Told, at,
+    AsciiList, Broken, Ledger, LedgerError, Origin, Progress, Store, Told, at,
     chain::matches,
     disk::Disk,
     intent::{FORMAT, Intent},
@@ -105,6 +105,7 @@ pub(super) fn open(
         stopped: true,
         begun: None,
         anew: false,
+        progress: Progress::default(),
     };
     let fit = ledger.read_back(&numbers, &held)?;
     let opened = ledger.resume(fit, &held)?;

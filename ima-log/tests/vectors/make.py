@@ -3,9 +3,11 @@
 """Makes the vectors beside it, from the kernel's C code and hashlib: no line of ima-log is used.
 
 ima_measurements_show, ima_ascii_measurements_show (ima_fs.c), ima_show_template_data_ascii
-(ima_template_lib.c), ima_calc_field_array_hash_tfm (ima_crypto.c).
+(ima_template_lib.c), ima_calc_field_array_hash_tfm (ima_crypto.c). The .cel and .cel.json from the TCG's "Canonical
+Event Log Format", version 1.0, sections 4.2, 5.1 and 5.3.
 """
 import hashlib
+import json
 import struct
 from pathlib import Path
 
@@ -162,6 +164,50 @@ def pcrs(entries, order):
             yield f"{pcr} {bank}:{value.hex()}\n"
 
 
+CEL_BANKS = {"sha256": 0x0B, "sha1": 0x04}
+
+
+def extended(entry, bank):
+    return b"\xff" * BANKS[bank] if entry.violation else digest(bank, entry.hashed("<"))
+
+
+def numbered(entries):
+    numbers = {}
+    for entry in entries:
+        yield numbers.setdefault(entry.pcr, 0), entry
+        numbers[entry.pcr] += 1
+
+
+def tlv(kind, value):
+    return struct.pack(">BI", kind, len(value)) + value
+
+
+def cel_tlv(entries):
+    for number, entry in numbered(entries):
+        yield tlv(0, struct.pack(">Q", number))
+        yield tlv(1, bytes([entry.pcr]))
+        yield tlv(3, b"".join(tlv(kind, extended(entry, bank)) for bank, kind in CEL_BANKS.items()))
+        yield tlv(7, tlv(0, entry.template.encode()) + tlv(1, entry.logged("<")))
+
+
+def cel_json(entries):
+    return [
+        {
+            "recnum": number,
+            "pcr": entry.pcr,
+            "digests": [{"hashAlg": bank, "digest": extended(entry, bank).hex()} for bank in CEL_BANKS],
+            "content_type": "ima_template",
+            "content": {"template_name": entry.template, "template_data": entry.logged("<").hex()},
+        }
+        for number, entry in numbered(entries)
+    ]
+
+
+def write_cel(name, entries):
+    (HERE / f"{name}.cel").write_bytes(b"".join(cel_tlv(entries)))
+    (HERE / f"{name}.cel.json").write_text(json.dumps(cel_json(entries), indent=1) + "\n")
+
+
 def write(name, entries, order="<", algorithm="sha1"):
     (HERE / f"{name}.bin").write_bytes(b"".join(e.binary(order, algorithm) for e in entries))
     (HERE / f"{name}.ascii").write_bytes(b"".join(e.ascii(order, algorithm) for e in entries))
@@ -176,3 +222,5 @@ write("newer-templates", newer_templates("<"))
 write("big-endian", COMMON + ORIGINAL + newer_templates(">"), ">")
 write("per-algorithm-sha256", COMMON + VIOLATIONS, "<", "sha256")
 write("per-algorithm-sha512", COMMON + VIOLATIONS, ">", "sha512")
+write_cel("common", COMMON)
+write_cel("violations", VIOLATIONS)

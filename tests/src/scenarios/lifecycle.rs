@@ -5,7 +5,7 @@ use std::fs;
 
 use rustix::process::Signal;
 
-use super::{Scenario, handover};
+use super::{Scenario, handover, watch};
 use crate::agent::{CIMAD, Site, eventually, text};
 use crate::claims::Claims;
 use crate::podman::{self, DEBIAN, Runtime};
@@ -13,12 +13,13 @@ use crate::process;
 
 pub(crate) const SCENARIO: Scenario = Scenario {
     name: "lifecycle",
-    about: "cimad stops in order, reloads its policy, goes on after a restart, a kill or an upgrade, and records a broken chain",
+    about: "cimad stops in order, reloads its policy, goes on after a restart, a kill or an upgrade, records a broken chain, and has its list watched",
     play,
 };
 
 fn play(claims: &mut Claims, _arguments: &[String]) {
     let site = Site::new("lifecycle");
+    watch::allow_users(&site);
     let mut agent = Some(site.start());
     claims.claim("a second cimad on the same list is refused", || {
         let ran = process::run(&[
@@ -74,6 +75,7 @@ fn play(claims: &mut Claims, _arguments: &[String]) {
             });
         },
     );
+    let watched = watch::play(claims, &site);
     claims.claim(
         "SIGTERM ends in order: what ran before is in the list, and the list in the TPM",
         || {
@@ -83,6 +85,7 @@ fn play(claims: &mut Claims, _arguments: &[String]) {
             site.verify().succeeded();
         },
     );
+    watched.ended(claims, &site);
     let entries = site.entries().len();
     claims.claim(
         "after a restart the list goes on, nothing is said twice",

@@ -30,6 +30,7 @@ mod selftest;
 mod sinks;
 mod stale;
 mod unregistered;
+mod watch;
 
 use crate::claims::Claims;
 
