@@ -80,6 +80,9 @@ pub struct Event {
     /// Whether there was more.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub args_truncated: bool,
+    /// Of a container that was made: its first process, in the initial pid namespace.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub init_pid: Option<u32>,
     /// What else there is to say, for people.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
@@ -194,6 +197,7 @@ impl Event {
             ancestors: Vec::new(),
             args: Vec::new(),
             args_truncated: false,
+            init_pid: None,
             detail: None,
             damaged: entry.check().err().map(|error| error.to_string()),
         };
@@ -310,6 +314,9 @@ impl Event {
         self.kind = fact::kind(&what);
         self.violation = fact::is_violation(&what);
         self.detail = detail(&what).or_else(|| file.and_then(of_file));
+        if let What::Created(created) = &what {
+            self.init_pid = Some(created.init_tgid);
+        }
         if let What::Mapping(mapping) = what {
             self.digest = fact::digest(&mapping).map(|digest| digest.to_string());
             self.volume = (!mapping.volume.is_empty()).then(|| shown(mapping.volume.as_bytes()));

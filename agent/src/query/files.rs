@@ -85,11 +85,11 @@ impl Query<'_> {
         let containers = self.of_filter(filter)?;
         let files = self.named_files(filter)?;
         for (id, path, digest) in files {
-            let seen = self.seen(id, containers.as_ref(), filter)?;
-            // What has a digest says more than the same path without.
-            let executed = seen.iter().any(|seen| seen.count > 0);
-            let told = digest.is_none() && self.has_digest(&path, &seen)?;
-            if !executed || told {
+            let mut seen = self.seen(id, containers.as_ref(), filter)?;
+            if digest.is_none() {
+                self.without_digest(&path, &mut seen)?;
+            }
+            if seen.iter().all(|seen| seen.count == 0) {
                 continue;
             }
             let file = self.file(&path, digest, &seen)?;
@@ -239,18 +239,20 @@ impl Query<'_> {
         Ok(wall)
     }
 
-    /// Whether one of the containers had a content under this path that is known.
-    fn has_digest(&self, path: &[u8], seen: &[Seen]) -> Result<bool, QueryError> {
+    /// Leaves the containers of which no content under this path is known: with a digest more is said.
+    fn without_digest(&self, path: &[u8], seen: &mut Vec<Seen>) -> Result<(), QueryError> {
         let mut statement = self.index.connection.prepare_cached(
             "SELECT 1 FROM file JOIN sighting ON sighting.file = file.id AND sighting.container = ?2 \
              WHERE file.path = ?1 AND file.digest IS NOT NULL LIMIT 1",
         )?;
-        for seen in seen {
+        let mut left = Vec::new();
+        for seen in seen.drain(..) {
             if !statement.exists(params![path, seen.container])? {
-                return Ok(false);
+                left.push(seen);
             }
         }
-        Ok(true)
+        *seen = left;
+        Ok(())
     }
 
     fn file(
@@ -285,11 +287,15 @@ impl Query<'_> {
             if let Some(list) = self.index.list(own.first) {
                 nodes.insert(list.list.node.clone());
             }
-            if self
-                .container(own.container)?
-                .is_some_and(|container| container.sort != OF_IMAGE)
-            {
-                containers.insert(own.container);
+            match self.container(own.container)? {
+                // Started again, it is still the same.
+                Some(container) if container.sort != OF_IMAGE && !container.cid.is_empty() => {
+                    containers.insert(container.cid.clone());
+                }
+                Some(container) if container.sort != OF_IMAGE => {
+                    containers.insert(container.id.to_string());
+                }
+                _ => {}
             }
         }
         Ok(File {

@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::{
     Event, List, Query, QueryError, VERSION,
     cursor::Hit,
+    event::shown,
     index::{Indexed, event_id, segment_and_offset},
     records::{At, Records},
 };
@@ -98,7 +99,8 @@ impl Query<'_> {
         };
         for list in &self.index.lists {
             let own_boot = list.boot.as_deref().unwrap_or("-");
-            if list.list.node == node && own_boot.starts_with(boot) {
+            // As it is shown, so that it can be copied.
+            if shown(list.list.node.as_bytes()) == node && own_boot.starts_with(boot) {
                 if let Some(hit) = self.in_list(list, entry, nth)? {
                     return Ok(Some(hit));
                 }

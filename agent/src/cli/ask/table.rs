@@ -3,6 +3,9 @@
 
 use std::io::{self, Write};
 
+/// Columns are no wider, whatever a hostile name asks for.
+const WIDEST: usize = 64;
+
 /// A table whose last column is as long as it likes.
 #[derive(Debug, Default)]
 pub(super) struct Table {
@@ -24,7 +27,7 @@ impl Table {
         let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
         let width = |column: usize| {
             let cells = self.rows.iter().filter_map(|row| row.get(column));
-            cells.map(String::len).max().unwrap_or(0)
+            cells.map(String::len).max().unwrap_or(0).min(WIDEST)
         };
         let widths: Vec<_> = (0..columns).map(width).collect();
         for row in &self.rows {

@@ -182,9 +182,15 @@ impl Container {
     }
 }
 
+/// Bytes of a name that are kept: it is in each answer that names its container.
+const NAME: usize = 1024;
+
 /// Escaped once, on the way in: what is in the tables can be shown.
 fn shown(bytes: &[u8]) -> String {
-    EscapedName(bytes).to_string()
+    match bytes.split_at_checked(NAME) {
+        None => EscapedName(bytes).to_string(),
+        Some((start, rest)) => format!("{}... ({} more bytes)", EscapedName(start), rest.len()),
+    }
 }
 
 /// Those of one list.
