@@ -44,6 +44,9 @@ impl From<rusqlite::Error> for QueryError {
     }
 }
 
+/// Number in the index, path and digest.
+pub(crate) type NamedFile = (i64, Vec<u8>, Option<String>);
+
 /// Lists kept open at once, at most.
 const OPEN: usize = 64;
 
@@ -195,7 +198,7 @@ impl<'a> Query<'a> {
             container,
         };
         let (id, list) = (list.id, list.list.clone());
-        let mut event = Event::of(self.entry(id, &list, hit)?, hit.nth, setting);
+        let mut event = Event::of(self.entry(id, &list, hit)?, hit.nth, &setting);
         if let (true, Some(container), Some(file)) =
             (event.digest.is_none(), hit.container, hit.file)
             && hit.nth.is_some()
@@ -370,10 +373,7 @@ impl<'a> Query<'a> {
     }
 
     /// Number, path and digest of the files that are asked for by either.
-    pub(crate) fn named_files(
-        &self,
-        filter: &Filter,
-    ) -> Result<Vec<(i64, Vec<u8>, Option<String>)>, QueryError> {
+    pub(crate) fn named_files(&self, filter: &Filter) -> Result<Vec<NamedFile>, QueryError> {
         let mut found = Vec::new();
         let mut known = HashSet::new();
         for (sql, values) in ways(filter) {

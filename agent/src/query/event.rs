@@ -164,7 +164,7 @@ pub(crate) struct Setting {
 
 impl Event {
     /// The event of that number in `entry`, or the entry itself.
-    pub(crate) fn of(entry: &Entry, nth: Option<u32>, setting: Setting) -> Self {
+    pub(crate) fn of(entry: &Entry, nth: Option<u32>, setting: &Setting) -> Self {
         let Setting {
             node,
             boot_id,
@@ -172,7 +172,7 @@ impl Event {
             clock: _,
             not_before,
             container: _,
-        } = &setting;
+        } = setting;
         let mut event = Self {
             v: VERSION,
             id: name(node, boot_id.as_deref(), *number, nth),
@@ -249,7 +249,7 @@ impl Event {
                 self.detail = said.or_else(|| Some(shown(kind.as_bytes())));
             }
             Some(Listed::Context(_)) => {
-                self.detail = Some("a batch that cannot be read".to_owned())
+                self.detail = Some("a batch that cannot be read".to_owned());
             }
             None if fields.name.starts_with(b"cima-") => self.path = Some(shown(fields.name)),
             None => {
@@ -289,7 +289,7 @@ impl Event {
         self.since_boot_ns = Some(time_ns);
         let wall = time_ns.cast_signed().checked_add(clock.unwrap_or(0));
         self.time = clock.and(wall).map(moment::show);
-        self.process = subject.map(|subject| process(&event, subject, time_ns));
+        self.process = subject.map(|subject| process(&event, &subject, time_ns));
         self.ancestors = lineage
             .into_iter()
             .flat_map(|lineage| lineage.ancestors)
@@ -470,7 +470,7 @@ fn of_start(start: &proto::Start) -> String {
     format!("{reason}; cima {version} on Linux {kernel}, {anchor}")
 }
 
-fn process(event: &proto::ContextEvent, subject: proto::Subject, time_ns: u64) -> Process {
+fn process(event: &proto::ContextEvent, subject: &proto::Subject, time_ns: u64) -> Process {
     Process {
         pid: event.tgid,
         tid: Some(event.tid).filter(|tid| *tid != 0 && *tid != event.tgid),

@@ -144,8 +144,7 @@ fn listed_digest(payload: &[u8]) -> Option<Digest> {
 }
 
 fn of_batch(batch: &BatchView<'_>, visit: &mut impl FnMut(Fact<'_>)) {
-    let mut number = 0;
-    for event in batch.bare_events() {
+    for (number, event) in (0..).zip(batch.bare_events()) {
         let mut fact = match event {
             Some(event) => {
                 let parts = batch.parts(&event);
@@ -155,7 +154,6 @@ fn of_batch(batch: &BatchView<'_>, visit: &mut impl FnMut(Fact<'_>)) {
             None => Fact::new(Kind::Unknown),
         };
         fact.nth = Some(number);
-        number += 1;
         visit(fact);
     }
 }

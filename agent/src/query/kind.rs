@@ -45,7 +45,7 @@ kinds! {
     Exec = 1, "exec";
     /// A file was mapped executable
     Map = 2, "map";
-    /// A script was executed, or what binfmt_misc hands on
+    /// A script was executed, or what `binfmt_misc` hands on
     Script = 3, "script";
     /// The kernel read a file on a task's behalf: a module, firmware
     KernelRead = 4, "kernel-read";

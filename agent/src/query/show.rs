@@ -100,10 +100,11 @@ impl Query<'_> {
         for list in &self.index.lists {
             let own_boot = list.boot.as_deref().unwrap_or("-");
             // As it is shown, so that it can be copied.
-            if shown(list.list.node.as_bytes()) == node && own_boot.starts_with(boot) {
-                if let Some(hit) = self.in_list(list, entry, nth)? {
-                    return Ok(Some(hit));
-                }
+            if shown(list.list.node.as_bytes()) == node
+                && own_boot.starts_with(boot)
+                && let Some(hit) = self.in_list(list, entry, nth)?
+            {
+                return Ok(Some(hit));
             }
         }
         Ok(None)
@@ -159,7 +160,7 @@ fn held_after(list: &List, entry: u64, pcr: u32) -> Result<Vec<Digest>, QueryErr
     while let Some(read) = records.read(&mut own) {
         let Ok(at) = read else { continue };
         if let Some(start) = begins(at.entry, &own) {
-            banks = start.values.iter().map(|value| value.algorithm()).collect();
+            banks = start.values.iter().map(Digest::algorithm).collect();
             for value in start.values {
                 replay = replay.with_start(pcr, value);
             }

@@ -230,7 +230,7 @@ mod tests {
 
     fn event(pid: u32, ancestors: &[u32]) -> Event {
         let name = |pid| format!("p{pid}");
-        let event = Event::of(&ima_log::Entry::default(), None, Default::default());
+        let event = Event::of(&ima_log::Entry::default(), None, &Default::default());
         Event {
             process: Some(Process {
                 pid,

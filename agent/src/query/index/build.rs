@@ -365,7 +365,7 @@ impl<'a> Tables<'a> {
                         if last.replace(row.entry) != Some(row.entry) {
                             self.entries += 1;
                         }
-                        self.take(&mut states[list], row)?;
+                        self.take(&mut states[list], &row)?;
                     }
                     told(self.entries);
                 }
@@ -408,7 +408,7 @@ impl<'a> Tables<'a> {
         Ok(rows.next()?.map(|row| row.get(0)).transpose()?)
     }
 
-    fn take(&mut self, state: &mut State, row: Row) -> Result<(), IndexError> {
+    fn take(&mut self, state: &mut State, row: &Row) -> Result<(), IndexError> {
         let id = event_id(state.id, state.rows);
         state.rows += 1;
         if let News::Start(start) = &row.news {
@@ -423,7 +423,7 @@ impl<'a> Tables<'a> {
         let file = row.key.and_then(|key| self.files.get(&key).copied());
         let container = state
             .containers
-            .take(self.connection, state.id, id, wall, &row)?;
+            .take(self.connection, state.id, id, wall, row)?;
         self.event.execute(params![
             id,
             row.at,

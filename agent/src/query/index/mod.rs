@@ -294,7 +294,7 @@ fn follow(
     lists: &[List],
     told: &mut dyn FnMut(u64),
 ) -> Result<Followed, IndexError> {
-    let progress = match grown(connection, lists) {
+    match grown(connection, lists) {
         Ok(Grown::Nothing) => return Ok(Followed::New(0)),
         Ok(Grown::Some) => {
             let transaction =
@@ -316,8 +316,7 @@ fn follow(
             Ok(Followed::Not(format!("it is broken: {error}")))
         }
         Err(error) => Err(error),
-    };
-    progress
+    }
 }
 
 enum Grown {
