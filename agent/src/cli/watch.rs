@@ -1,34 +1,56 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `cima watch`: the list while it grows, from cimad. The entries are those of `cima log --json`, line by line.
+//! `cima watch`: what happens, as it happens, from cimad.
 
-use std::{io, path::PathBuf, time::Duration};
+use std::{
+    io::{self, IsTerminal as _},
+    path::PathBuf,
+    time::Duration,
+};
 
 use cima_api::WatchReply;
 use cima_hook::client::{AskError, Cimad};
 use clap::Args;
 use ima_log::{BinaryFormat, BinaryReader, Entry, ReadError};
 
-use super::{entry_json::EntryJson, unless_broken_pipe};
-use crate::{exit::Outcome, verify::Place};
+use super::{
+    ask::{self, Filters, Lists},
+    entry_json::EntryJson,
+    unless_broken_pipe,
+    verdict::Paint,
+};
+use crate::{
+    exit::Outcome,
+    query::{Filter, Live, QueryError},
+    verify::Place,
+};
 
 /// How long cimad may take to begin.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Show what the list gets, as it gets it
+/// Show what happens, as it happens
 ///
-/// Asks cimad, as root: an entry is shown when list and TPM have it, within a few seconds of what it tells of. Every entry
-/// comes once and in order, however slowly they are read. As in `cima log --json`, a line for each.
+/// Asks cimad, as root: an event is shown when list and TPM have it, within a few seconds. Everything comes once and
+/// in order, however slowly it is read. The containers that were there before are known by this host's index.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
-  cima watch                    from now on
-  cima watch --from 0           this boot's list, and then what comes
-  cima watch | jq 'select(.batch|not)'
+  cima watch                               from now on
+  cima watch --violations                  only what should not be
+  cima watch -c web --kind exec --json     as cima events --json
+  cima watch --entries --from-entry 0      this boot's list as cima log --json has it, and then what comes
 
 Exit codes: 2 cimad has ended, does not answer or refuses; 0 whoever reads the output has gone.")]
 pub struct WatchArgs {
-    /// Number of the first entry
+    #[command(flatten)]
+    filters: Filters,
+    /// Number of the list's entry to begin with [default: the next one]
     #[arg(long, value_name = "NUMBER")]
-    from: Option<u64>,
+    from_entry: Option<u64>,
+    /// A line of JSON for each event
+    #[arg(long)]
+    json: bool,
+    /// A line of JSON for each entry of the list, unfiltered
+    #[arg(long, conflicts_with = "json")]
+    entries: bool,
     /// Where cimad listens
     #[arg(long, value_name = "SOCKET")]
     socket: Option<PathBuf>,
@@ -46,6 +68,12 @@ pub enum WatchError {
     /// Not what cimad may send.
     #[error("cimad sent what is no part of a list: {0}")]
     Records(#[from] ReadError),
+    /// See [`ask::AskError`].
+    #[error(transparent)]
+    Filter(#[from] ask::AskError),
+    /// See [`QueryError`].
+    #[error(transparent)]
+    Query(#[from] QueryError),
     /// No event loop.
     #[error("cannot wait for cimad: {0}")]
     Setup(#[source] io::Error),
@@ -59,12 +87,23 @@ pub enum WatchError {
 /// # Errors
 /// See [`WatchError`].
 pub fn run(args: &WatchArgs) -> Result<Outcome, WatchError> {
+    let filter = args.filters.parse()?;
+    let live = match args.entries {
+        true => None,
+        false => Some(known()?),
+    };
+    let mut shown = Shown {
+        live,
+        filter,
+        json: args.json,
+        paint: Paint::when(io::stdout().is_terminal()),
+    };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(WatchError::Setup)?;
     let cimad = Cimad::at(args.socket.clone())?;
-    match runtime.block_on(watch(&cimad, args.from)) {
+    match runtime.block_on(watch(&cimad, args.from_entry, &mut shown)) {
         Err(WatchError::Write(error)) => {
             unless_broken_pipe(Err(error))?;
             Ok(Outcome::Good)
@@ -73,36 +112,74 @@ pub fn run(args: &WatchArgs) -> Result<Outcome, WatchError> {
     }
 }
 
-async fn watch(cimad: &Cimad, from: Option<u64>) -> Result<(), WatchError> {
-    let mut watch = cimad.watch(from, PATIENCE).await?;
-    loop {
-        let reply = watch.next().await?.ok_or(WatchError::Ended)?;
-        show(&reply, &mut io::stdout().lock())?;
+/// This host, and what an index knows of it: without one, containers of before are called by their namespaces.
+fn known() -> Result<Live, WatchError> {
+    let node = rustix::system::uname()
+        .nodename()
+        .to_string_lossy()
+        .into_owned();
+    let live = Live::new(&node);
+    match Lists::of_this_host().open() {
+        Ok(index) => Ok(live.remembering(&index)?),
+        Err(_) => Ok(live),
     }
 }
 
-/// Writes the reply's entries, and flushes: somebody waits for them.
-fn show(reply: &WatchReply, out: &mut impl io::Write) -> Result<(), WatchError> {
-    let mut reader = BinaryReader::new(reply.records.as_slice(), BinaryFormat::default());
-    let mut entry = Entry::default();
-    let mut lines = Vec::new();
-    while let Some(position) = reader.read_entry(&mut entry) {
-        let position = position?;
-        let place = Place {
-            index: reply.first_entry + position.index,
-            offset: reply.offset + position.offset,
-            segment: Some(reply.segment),
+/// How entries are shown.
+struct Shown {
+    /// `None`: as they are.
+    live: Option<Live>,
+    filter: Filter,
+    json: bool,
+    paint: Paint,
+}
+
+async fn watch(cimad: &Cimad, from: Option<u64>, shown: &mut Shown) -> Result<(), WatchError> {
+    let mut watch = cimad.watch(from, PATIENCE).await?;
+    loop {
+        let reply = watch.next().await?.ok_or(WatchError::Ended)?;
+        shown.show(&reply, &mut io::stdout().lock())?;
+    }
+}
+
+impl Shown {
+    /// Writes what the reply's entries say, and flushes: somebody waits for it.
+    fn show(&mut self, reply: &WatchReply, out: &mut impl io::Write) -> Result<(), WatchError> {
+        let mut reader = BinaryReader::new(reply.records.as_slice(), BinaryFormat::default());
+        let mut entry = Entry::default();
+        let mut lines = Vec::new();
+        while let Some(position) = reader.read_entry(&mut entry) {
+            let position = position?;
+            let place = Place {
+                index: reply.first_entry + position.index,
+                offset: reply.offset + position.offset,
+                segment: Some(reply.segment),
+            };
+            self.entry(place, &entry, &mut lines)?;
+        }
+        out.write_all(&lines)?;
+        out.flush()?;
+        if !reply.unreadable.is_empty() {
+            eprintln!("cima: {}", cima_hook::printable(&reply.unreadable));
+        }
+        Ok(())
+    }
+
+    fn entry(&mut self, place: Place, entry: &Entry, lines: &mut Vec<u8>) -> io::Result<()> {
+        let Some(live) = &mut self.live else {
+            return ask::json_line(lines, &EntryJson::new(place, entry));
         };
-        serde_json::to_writer(&mut lines, &EntryJson::new(place, &entry))
-            .map_err(io::Error::from)?;
-        lines.push(b'\n');
+        let (json, paint) = (self.json, self.paint);
+        let mut written = Ok(());
+        live.take(place.index, entry, &self.filter, &mut |event| {
+            let line = match json {
+                true => ask::json_line(lines, &event),
+                false => ask::events::line(lines, &event, paint),
+            };
+            written = std::mem::replace(&mut written, Ok(())).and(line);
+        });
+        written
     }
-    out.write_all(&lines)?;
-    out.flush()?;
-    if !reply.unreadable.is_empty() {
-        eprintln!("cima: {}", cima_hook::printable(&reply.unreadable));
-    }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -110,6 +187,15 @@ mod tests {
     use ima_log::HashAlgorithm;
 
     use super::*;
+
+    fn as_they_are() -> Shown {
+        Shown {
+            live: None,
+            filter: Filter::default(),
+            json: false,
+            paint: Paint::when(false),
+        }
+    }
 
     #[test]
     fn lines_are_those_of_the_log_with_the_numbers_and_places_of_the_list() {
@@ -123,7 +209,7 @@ mod tests {
             unreadable: String::new(),
         };
         let mut shown = Vec::new();
-        show(&reply, &mut shown).unwrap();
+        as_they_are().show(&reply, &mut shown).unwrap();
         let length = one.binary_len() as u64;
         let line = |entry: &Entry, index, offset| {
             let place = Place {
@@ -146,7 +232,7 @@ mod tests {
             records,
             ..WatchReply::default()
         };
-        let shown = show(&reply, &mut Vec::new());
+        let shown = as_they_are().show(&reply, &mut Vec::new());
         assert!(matches!(shown, Err(WatchError::Records(_))), "{shown:?}");
     }
 }

@@ -45,7 +45,7 @@ pub(super) fn play(claims: &mut Claims, site: &Site) -> Watched {
     };
     claims.claim(
         "an execution is shown to who watches within three seconds",
-        || soon(&watched.reads),
+        || soon(site, &watched.reads),
     );
     claims.claim(
         "a watcher that is killed or stands still holds up nobody",
@@ -100,14 +100,22 @@ impl Watched {
     }
 }
 
-fn soon(watcher: &Watcher) {
+fn soon(site: &Site, watcher: &Watcher) {
     watcher.has("a start", |lines| !lines.is_empty());
+    // The filter of every verb.
+    let only = ["--json", "--kind", "exec", "--path", "=/usr/bin/cksum"];
+    let filtered = Watcher::start_with(site, "filtered", &only);
     podman::run(Runtime::Crun, DEBIAN, &["/usr/bin/cksum", "/etc/hostname"]).succeeded();
     let executed = Instant::now();
     let name = "cima-exec:unregistered:/usr/bin/cksum";
     watcher.has(name, |lines| is_named(lines, name));
     let took = executed.elapsed();
     assert!(took < SOON, "it took {took:?}");
+    filtered.has("the execution", |lines| !lines.is_empty());
+    let shown = filtered.lines();
+    assert_eq!(shown.len(), 1, "{shown:?}");
+    assert_eq!(shown[0]["kind"], "exec");
+    assert_eq!(shown[0]["args"][1], "/etc/hostname");
 }
 
 fn only_root(site: &Site) {
@@ -166,11 +174,18 @@ struct Watcher {
 impl Watcher {
     #[track_caller]
     fn start(site: &Site, name: &str) -> Self {
+        Self::start_with(site, name, &["--entries", "--from-entry", "0"])
+    }
+
+    #[track_caller]
+    fn start_with(site: &Site, name: &str, words: &[&str]) -> Self {
         let file = |what: &str| site.socket().with_file_name(format!("watch-{name}.{what}"));
         let (shown, said) = (file("jsonl"), file("log"));
         let create = |path: &Path| File::create(path).expect("the guest's disks can be written");
         let child = Command::new(CIMA)
-            .args(["watch", "--from", "0", "--socket"])
+            .arg("watch")
+            .args(words)
+            .arg("--socket")
             .arg(site.socket())
             .stdin(Stdio::null())
             .stdout(create(&shown))

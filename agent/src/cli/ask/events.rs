@@ -101,7 +101,7 @@ pub fn run(args: &EventsArgs) -> Result<Outcome, AskError> {
 }
 
 /// An event on a line.
-pub(super) fn line(out: &mut dyn Write, event: &Event, paint: Paint) -> io::Result<()> {
+pub(in crate::cli) fn line(out: &mut dyn Write, event: &Event, paint: Paint) -> io::Result<()> {
     let time = event.time.as_deref().or(event.not_before.as_deref());
     // Microseconds and zone are for programs.
     let time = time.map_or("-", |time| time.get(..23).unwrap_or(time));

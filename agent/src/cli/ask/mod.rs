@@ -166,6 +166,14 @@ impl Filters {
 }
 
 impl Lists {
+    /// Those of this host.
+    pub(super) fn of_this_host() -> Self {
+        Self {
+            from: Vec::new(),
+            index: None,
+        }
+    }
+
     /// The lists.
     ///
     /// # Errors
@@ -286,7 +294,7 @@ fn seconds(time: Option<&str>) -> &str {
 }
 
 /// A value as a line of JSON.
-fn json_line(out: &mut dyn Write, value: &impl serde::Serialize) -> io::Result<()> {
+pub(super) fn json_line(out: &mut dyn Write, value: &impl serde::Serialize) -> io::Result<()> {
     serde_json::to_writer(&mut *out, value)?;
     out.write_all(b"\n")
 }

@@ -215,7 +215,7 @@ impl Containers {
         let mut containers = Self::default();
         for container in rows {
             let container = container?;
-            let home = home(&container);
+            let home = home_of(&container);
             if let (REGISTERED, Some(namespace)) = (container.sort, namespace(&container)) {
                 containers.namespaces.insert(namespace, home.clone());
             }
@@ -320,8 +320,15 @@ fn namespace(container: &Container) -> Option<Home> {
     (generation != 0).then_some(Home::Namespace { inode, generation })
 }
 
+/// A container as its making tells of it.
+pub(crate) fn named(created: &proto::Created) -> Container {
+    let mut container = of_home(&Home::Registered(created.container), 0);
+    container.made(created, 0, None);
+    container
+}
+
 /// [`of_home`] taken back.
-fn home(container: &Container) -> Home {
+pub(crate) fn home_of(container: &Container) -> Home {
     match container.sort {
         REGISTERED => Home::Registered(container.number.unwrap_or(0).cast_unsigned()),
         UNANNOUNCED => Home::Namespace {

@@ -9,7 +9,7 @@ mod build;
 mod containers;
 mod schema;
 
-pub(crate) use containers::{Container, HOST, OF_IMAGE, REGISTERED, UNANNOUNCED};
+pub(crate) use containers::{Container, HOST, OF_IMAGE, REGISTERED, UNANNOUNCED, home_of, named};
 pub(crate) use schema::{event_id, list_of, segment_and_offset};
 
 use std::{
