@@ -4,6 +4,7 @@
 use std::{
     error::Error,
     io::{self, Write as _},
+    path::{Path, PathBuf},
     process::ExitCode,
 };
 
@@ -44,6 +45,10 @@ use clap_complete::Shell;
     name = "cima",
     version,
     after_help = "Examples:
+  cima ps                                      which containers were there, and what of them was wrong
+  cima events --since 2h --violations          what should not have happened
+  cima whereis DIGEST --from nodes/            every container and node that ran it
+  cima explain web --reference web.json        is it what was published, and what was not?
   cima log                                     this boot's list
   cima watch                                   what it gets, as it gets it
   cima verify                                  is it what was extended into the TPM?
@@ -98,6 +103,26 @@ Exit codes: 0 printed, 2 usage.")]
         #[arg(value_name = "SHELL")]
         shell: Shell,
     },
+    /// Write manual pages: cima.1, and one for each command
+    #[command(after_help = "Examples:
+  cima man /usr/share/man/man1
+  cima man . && man ./cima-events.1
+
+Exit codes: 0 written, 2 usage, or a directory that cannot be written.")]
+    Man {
+        /// An existing directory
+        #[arg(value_name = "DIR")]
+        dir: PathBuf,
+    },
+}
+
+/// A failure to write manual pages.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot write manual pages to {}: {source}", dir.display())]
+struct ManError {
+    dir: PathBuf,
+    #[source]
+    source: io::Error,
 }
 
 fn main() -> ExitCode {
@@ -127,6 +152,7 @@ fn run(command: &Command) -> Result<Outcome, Box<dyn Error>> {
         Command::Policy(args) => Ok(policy::run(args)?),
         Command::Watch(args) => Ok(watch::run(args)?),
         Command::Completions { shell } => Ok(completions(*shell)?),
+        Command::Man { dir } => Ok(man(dir)?),
     }
 }
 
@@ -134,5 +160,15 @@ fn completions(shell: Shell) -> io::Result<Outcome> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Args::command(), "cima", &mut script);
     unless_broken_pipe(io::stdout().write_all(&script))?;
+    Ok(Outcome::Good)
+}
+
+fn man(dir: &Path) -> Result<Outcome, ManError> {
+    // Pages are named by the program, whatever it is called here.
+    let written = clap_mangen::generate_to(Args::command().name("cima"), dir);
+    written.map_err(|source| ManError {
+        dir: dir.to_owned(),
+        source,
+    })?;
     Ok(Outcome::Good)
 }

@@ -670,3 +670,39 @@ fn inert(ran: &Ran, words: &[&str]) {
         );
     }
 }
+
+#[test]
+fn every_command_has_a_manual_page_with_examples_and_completions() {
+    let dir = tempdir().unwrap();
+    let ran = cima(["man", dir.path().to_str().unwrap()]);
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    let verbs = [
+        "ps",
+        "events",
+        "show",
+        "tree",
+        "files",
+        "whereis",
+        "watch",
+        "explain",
+        "export",
+        "verify",
+        "log",
+        "index-build",
+        "index-status",
+        "schema",
+    ];
+    for verb in verbs {
+        let page = dir.path().join(format!("cima-{verb}.1"));
+        let text = fs::read_to_string(&page).unwrap_or_else(|error| panic!("{verb}: {error}"));
+        assert!(text.contains("Examples:"), "{verb}");
+        assert!(text.contains("Exit codes:"), "{verb}");
+    }
+    for shell in ["bash", "zsh", "fish"] {
+        let script = cima(["completions", shell]).out;
+        for verb in ["whereis", "explain"] {
+            assert!(script.contains(verb), "{shell} {verb}");
+        }
+    }
+    cima(["man", "/nonexistent"]).refused(&["/nonexistent"]);
+}
