@@ -10,6 +10,7 @@ use crate::{
     cli::{entry_json, pcr_values},
     config::{Config, ConfigError},
     ledger,
+    query::{self, Filter, Kind},
     verify::Place,
 };
 
@@ -43,4 +44,34 @@ pub fn config(text: &str) -> Result<Config, ConfigError> {
 /// The writer's.
 pub fn json(place: Place, entry: &Entry, out: impl std::io::Write) -> serde_json::Result<()> {
     serde_json::to_writer(out, &entry_json::EntryJson::new(place, entry))
+}
+
+/// Filters on a line: words of `key=value`, as the options of the verbs are called.
+///
+/// # Errors
+/// What the command would say.
+pub fn question(line: &str) -> Result<Filter, String> {
+    let mut filter = Filter::default();
+    let now = jiff::Timestamp::UNIX_EPOCH.to_zoned_datetime(jiff::tz::TimeZone::UTC);
+    let moment = |text: &str| query::moment::parse(text, &now).map_err(|said| said.to_string());
+    let said = |error: query::FilterError| error.to_string();
+    for word in line.split('\x1f') {
+        let (key, value) = word.split_once('=').unwrap_or((word, ""));
+        match key {
+            "container" => filter.containers.push(value.parse().map_err(said)?),
+            "image" => filter.images.push(value.parse().map_err(said)?),
+            "path" => filter.paths.push(value.parse().map_err(said)?),
+            "digest" => filter.digests.push(value.parse().map_err(said)?),
+            "user" => filter.users.push(value.parse().map_err(said)?),
+            "node" => filter.nodes.push(value.parse().map_err(said)?),
+            "since" => filter.since = Some(moment(value)?),
+            "until" => filter.until = Some(moment(value)?),
+            "violations" => filter.violations = true,
+            "kind" => filter
+                .kinds
+                .extend(Kind::ALL.iter().filter(|kind| kind.word() == value)),
+            _ => return Err(format!("no filter is called so: {}", key.escape_debug())),
+        }
+    }
+    Ok(filter)
 }

@@ -25,7 +25,7 @@ const CRATES: [(&str, &[&str]); 3] = [
     ("ima-log/fuzz", &["binary", "ascii", "entry"]),
     (
         "agent/fuzz",
-        &["batch", "intent", "judge", "record", "text"],
+        &["batch", "intent", "judge", "query", "record", "text"],
     ),
     ("image-digest/fuzz", &["layer", "manifest"]),
 ];
