@@ -15,6 +15,7 @@ mod host;
 mod judge;
 mod judgement;
 mod known;
+mod quote;
 mod references;
 mod start;
 
@@ -25,6 +26,9 @@ pub use fault::{Fault, FaultKind, Located, Place};
 pub use host::{Extent, HostJudge};
 pub use judge::Judge;
 pub use judgement::{HostOutcome, Judgement, Warning};
+pub use quote::{
+    QuoteFault, QuoteInfo, QuoteKey, QuoteKeyError, QuoteOutcome, QuoteWarning, Quoted, Selected,
+};
 pub(crate) use references::Standing;
 pub use references::{Contradiction, References};
 pub use start::Start;
