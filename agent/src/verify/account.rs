@@ -210,11 +210,11 @@ impl Account {
 
     /// `<image>:<path>` of a file that was executed.
     fn of_exec(&self, rest: &[u8], payload: &[u8]) -> Option<(ReasonKind, Level, String)> {
+        let references = self.terms.references.as_ref()?;
         let (image, path) = image_and_path(rest)?;
         let image: ImageDigest = image.parse().ok()?;
         let path = unescape(path)?;
         let digest = digest_of(payload)?;
-        let references = self.terms.references.as_ref()?;
         let known = references.standing(&image, &path, &digest);
         let (kind, level, said) = self.of_file(known, &path, &digest)?;
         let said = format!("{said}, in a container of image {image}{UNTOLD}");
@@ -222,8 +222,8 @@ impl Account {
     }
 
     fn of_image(&self, rest: &[u8]) -> Option<(ReasonKind, Level, String)> {
-        let image: ImageDigest = str::from_utf8(rest).ok()?.parse().ok()?;
         let references = self.terms.references.as_ref()?;
+        let image: ImageDigest = str::from_utf8(rest).ok()?.parse().ok()?;
         let level = self.terms.level(|policy| policy.containers.no_reference);
         let said = || format!("no reference is of image {image}{UNTOLD}");
         (!references.has(&image)).then(|| (ReasonKind::NoReference, level, said()))
