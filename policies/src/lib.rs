@@ -7,5 +7,10 @@
 
 pub mod admission;
 mod measurement;
+mod verification;
 
 pub use measurement::{Candidate, DEFAULT, Host, MeasurementPolicy, PolicyError, Unregistered};
+pub use verification::{
+    AcceptedSink, AgentRules, ContainerRules, FileRules, Level, ListRules, PartDigest,
+    VERIFICATION_DEFAULT, VerificationPolicy, VerificationPolicyError, ViolationRules,
+};

@@ -7,6 +7,7 @@ mod blob;
 mod key;
 mod quote;
 
+pub use blob::{PcrValues, ValuesError, values_of};
 pub use key::{Endorsement, Key, KeyError, STANDARD_HANDLE};
 pub use quote::{Quote, QuoteError};
 

@@ -18,7 +18,7 @@ use std::{thread, time::Duration};
 
 use ima_log::{Digest, Entry};
 
-use super::source::{Entries, Source, SourceError};
+use super::source::{Damage, Entries, Source, SourceError};
 use crate::{
     sink::{Sink, SinkError},
     verify::{Extent, HostJudge, Judge, Judgement, Place},
@@ -52,8 +52,21 @@ pub(super) struct Looked {
 /// What one look found.
 struct Look {
     judgement: Judgement,
-    torn: Option<SourceError>,
+    torn: Option<Torn>,
     extent: Extent,
+}
+
+/// The list ends inside a record.
+struct Torn {
+    damage: Damage,
+    in_ledger: bool,
+}
+
+impl Torn {
+    fn tell(self, judgement: &mut Judgement) {
+        let Damage { place, said, .. } = self.damage;
+        judgement.torn(place, said, self.in_ledger);
+    }
 }
 
 /// Judges `source`, already opened as `entries`, against what `tpm` holds; `judge` makes
@@ -67,6 +80,10 @@ pub(super) fn judge(
     let mut opened = Some(entries);
     look_on(*source == Source::Stdin, tpm, |values, required| {
         let (judge, torn) = read(reopened(&mut opened, source)?, judge(values.to_vec()))?;
+        let torn = torn.map(|damage| Torn {
+            damage,
+            in_ledger: false,
+        });
         let host = judge.entries();
         let extent = Extent { host, ledger: 0 };
         let judgement = judge.finish(required.unwrap_or(extent).host);
@@ -103,7 +120,7 @@ fn look_on(
         looks += 1;
         let values = tpm.read()?;
         let Look {
-            judgement,
+            mut judgement,
             torn,
             extent,
         } = look(&values, required)?;
@@ -113,18 +130,18 @@ fn look_on(
         let grew = last
             .as_ref()
             .is_some_and(|(_, before)| extent.host > before.host || extent.ledger > before.ledger);
-        let settled = judgement.is_good() && (torn.is_none() || grew);
-        let may_change = judgement.lags() || (judgement.is_good() && torn.is_some());
+        let settled = judgement.holds() && (torn.is_none() || grew);
+        let may_change = judgement.lags() || (judgement.holds() && torn.is_some());
         let still = last.is_some() && !moving && !grew;
         if settled || !may_change || still || looks == LOOKS || once {
-            return match torn {
-                Some(error) if !settled => Err(error.into()),
-                _ => Ok(Looked {
-                    judgement,
-                    looks,
-                    moving,
-                }),
-            };
+            if let Some(torn) = torn.filter(|_| !settled) {
+                torn.tell(&mut judgement);
+            }
+            return Ok(Looked {
+                judgement,
+                looks,
+                moving,
+            });
         }
         last = Some((values, extent));
         thread::sleep(PAUSE);
@@ -154,17 +171,21 @@ impl<'a> HostLists<'a> {
         *self.host.0 == Source::Stdin || ledger == Some(&Source::Stdin)
     }
 
-    /// Against values that do not change: one look, and a torn end is an error.
+    /// Against values that do not change: one look, and a torn end is a fault.
     pub(super) fn once(&mut self, judge: HostJudge) -> Result<Looked, SourceError> {
-        let look = self.look(judge, None)?;
-        match look.torn {
-            Some(torn) => Err(torn),
-            None => Ok(Looked {
-                judgement: look.judgement,
-                looks: 1,
-                moving: false,
-            }),
+        let Look {
+            mut judgement,
+            torn,
+            ..
+        } = self.look(judge, None)?;
+        if let Some(torn) = torn {
+            torn.tell(&mut judgement);
         }
+        Ok(Looked {
+            judgement,
+            looks: 1,
+            moving: false,
+        })
     }
 
     fn look(
@@ -174,11 +195,19 @@ impl<'a> HostLists<'a> {
     ) -> Result<Look, SourceError> {
         let (source, opened) = &mut self.host;
         let entries = reopened(opened, source)?;
-        let mut torn = each(entries, |place, entry| judge.push(place, entry))?;
+        let torn = each(entries, |read| match read {
+            Ok((place, entry)) => judge.push(place, entry),
+            Err(Damage { place, torn, said }) => judge.damaged(place, torn, said),
+        })?;
+        let of = |in_ledger| move |damage| Torn { damage, in_ledger };
+        let mut torn = torn.filter(|_| !judge.is_behind()).map(of(false));
         if let Some((source, opened)) = &mut self.ledger {
             let entries = reopened(opened, source)?;
-            let of_ledger = each(entries, |place, entry| judge.push_ledger(place, entry))?;
-            torn = torn.or(of_ledger);
+            let of_ledger = each(entries, |read| match read {
+                Ok((place, entry)) => judge.push_ledger(place, entry),
+                Err(Damage { place, torn, said }) => judge.damaged_ledger(place, torn, said),
+            })?;
+            torn = torn.or(of_ledger.map(of(true)));
         }
         let extent = judge.extent();
         let required = required.unwrap_or(extent);
@@ -216,31 +245,43 @@ fn reopened(opened: &mut Option<Entries>, source: &Source) -> Result<Entries, So
     }
 }
 
-/// Reads the list to its end; a torn end is given beside the judge, any other error ends it.
+/// Reads the list to its end; a torn end is given beside the judge.
 pub(super) fn read(
     entries: Entries,
     mut judge: Judge,
-) -> Result<(Judge, Option<SourceError>), SourceError> {
-    let torn = each(entries, |place, entry| judge.push(place, entry))?;
+) -> Result<(Judge, Option<Damage>), SourceError> {
+    let torn = each(entries, |read| match read {
+        Ok((place, entry)) => judge.push(place, entry),
+        Err(Damage { place, torn, said }) => judge.damaged(place, torn, said),
+    })?;
+    let torn = torn.filter(|_| !judge.is_behind());
     Ok((judge, torn))
 }
 
-/// Hands over each entry of a list; a torn end is given, any other error ends it.
+/// Hands over each entry of a list, and each record that is none; if that is one that the list ends in, it is given. Whatever cannot be read of
+/// a segment, the next one goes on.
 fn each(
     mut entries: Entries,
-    mut take: impl FnMut(Place, &Entry),
-) -> Result<Option<SourceError>, SourceError> {
+    mut take: impl FnMut(Result<(Place, &Entry), Damage>),
+) -> Result<Option<Damage>, SourceError> {
     let mut entry = Entry::default();
+    let mut damage: Option<Damage> = None;
     while let Some(read) = entries.read(&mut entry) {
+        if let Some(damage) = damage.take() {
+            take(Err(damage));
+        }
         match read {
-            Ok(place) => take(place, &entry),
-            Err(error) if error.is_torn() && entries.read(&mut entry).is_none() => {
-                return Ok(Some(error));
-            }
-            Err(error) => return Err(error),
+            Ok(place) => take(Ok((place, &entry))),
+            Err(error) => damage = Some(entries.damage(error)?),
         }
     }
-    Ok(None)
+    match damage {
+        Some(damage) if !damage.torn => {
+            take(Err(damage));
+            Ok(None)
+        }
+        damage => Ok(damage),
+    }
 }
 
 #[cfg(test)]
@@ -450,11 +491,15 @@ mod tests {
     }
 
     #[test]
-    fn a_torn_end_that_stays_is_an_error() {
+    fn a_torn_end_that_stays_is_a_fault_and_what_is_before_it_is_usable() {
         let agent = AtWork::new(5, 5, (0, 0));
         agent.append(&entry(5).to_binary()[..20]);
-        let error = agent.judged().err().unwrap().to_string();
-        assert!(error.contains("record 5"), "{error}");
+        let judgement = agent.judged().unwrap().judgement;
+        let said = judgement.sentence();
+        assert!(said.contains("entry 5, at byte"), "{said}");
+        assert!(said.contains("after 20 of its bytes"), "{said}");
+        let usable = judgement.usable();
+        assert_eq!((usable.entries, usable.in_pcr), (5, Some(true)));
     }
 
     #[test]

@@ -18,8 +18,10 @@ mod live;
 pub mod log;
 pub(crate) mod pcr_values;
 pub mod policy;
+mod quoted;
 pub mod reference;
 mod source;
+mod terms;
 mod verdict;
 pub mod verify;
 pub mod watch;
@@ -27,7 +29,9 @@ pub mod watch;
 pub use image::ImageError;
 pub use live::LiveError;
 pub use pcr_values::{PcrValue, PcrValueError};
+pub use quoted::QuoteReadError;
 pub use source::SourceError;
+pub use terms::TermsError;
 
 use std::io;
 

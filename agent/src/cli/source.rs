@@ -11,6 +11,7 @@ use std::{
     fs::{self, File, Metadata},
     io::{self, BufReader, Chain, Cursor, Read},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use ima_log::{
@@ -81,6 +82,30 @@ impl SourceError {
             Self::Io { .. } | Self::NoList(_) | Self::NoSegments(_) => false,
         }
     }
+
+    /// Where the record that cannot be read begins, in its file, and what is wrong with it; `None`: the file cannot be read.
+    fn damage(&self) -> Option<(u64, String)> {
+        match self {
+            Self::Binary { source, .. } if !matches!(source.kind, ReadErrorKind::Io(_)) => {
+                Some((source.offset, source.kind.to_string()))
+            }
+            Self::Ascii { source, .. } if !matches!(source.kind, AsciiErrorKind::Io(_)) => {
+                Some((source.offset, source.kind.to_string()))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// A record that cannot be read.
+#[derive(Debug, Clone)]
+pub(super) struct Damage {
+    /// Where.
+    pub(super) place: Place,
+    /// The list ends inside it.
+    pub(super) torn: bool,
+    /// What is wrong.
+    pub(super) said: String,
 }
 
 /// A place a list can be read from.
@@ -92,6 +117,13 @@ pub(super) enum Source {
     File(PathBuf),
     /// A boot's directory.
     Ledger(PathBuf),
+    /// What evidence has in it.
+    Evidence {
+        /// The file of evidence.
+        path: PathBuf,
+        /// The list.
+        list: Arc<[u8]>,
+    },
 }
 
 impl Source {
@@ -134,6 +166,11 @@ impl Source {
                 (None, Some(reader.map_err(failed("read", "-".as_ref()))?))
             }
             Self::File(path) => (None, Some(open(path)?)),
+            Self::Evidence { path, list } => {
+                let bytes = Box::new(Cursor::new(Arc::clone(list)));
+                let reader = Reader::new(bytes, path.display().to_string());
+                (None, Some(reader.map_err(failed("read", path))?))
+            }
             Self::Ledger(dir) => (Some(dir.clone()), None),
         };
         let mut entries = Entries {
@@ -157,7 +194,7 @@ impl Source {
             fs::metadata(path).is_ok_and(|own| own.dev() == file.dev() && own.ino() == file.ino())
         };
         match self {
-            Self::Stdin => false,
+            Self::Stdin | Self::Evidence { .. } => false,
             Self::File(path) => same(path),
             Self::Ledger(dir) => {
                 segments(dir).is_ok_and(|segments| segments.iter().any(|(_, path)| same(path)))
@@ -170,7 +207,9 @@ impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Stdin => f.write_str("standard input"),
-            Self::File(path) | Self::Ledger(path) => path.display().fmt(f),
+            Self::File(path) | Self::Ledger(path) | Self::Evidence { path, .. } => {
+                path.display().fmt(f)
+            }
         }
     }
 }
@@ -208,6 +247,25 @@ impl Entries {
             self.first = Some((place?, entry));
         }
         Ok(self.first.as_ref().map(|(_, entry)| entry))
+    }
+
+    /// Where the list cannot be read on, after [`Entries::read`] gave this error, and why.
+    ///
+    /// # Errors
+    /// The same, if it is the file that cannot be read.
+    pub(super) fn damage(&self, error: SourceError) -> Result<Damage, SourceError> {
+        match error.damage() {
+            None => Err(error),
+            Some((offset, said)) => Ok(Damage {
+                place: Place {
+                    index: self.index,
+                    offset,
+                    segment: self.segment,
+                },
+                torn: error.is_torn(),
+                said,
+            }),
+        }
     }
 
     /// Reads the next entry into `entry`. `None`: the list is at its end. After an error

@@ -6,6 +6,7 @@ use std::{
     fs::File,
     io::{self, IsTerminal as _, Read as _, Write as _},
     path::PathBuf,
+    sync::Arc,
 };
 
 use clap::Args;
@@ -14,7 +15,9 @@ use ima_log::{Digest, Entry};
 use super::{
     live::{self, HostLists, LiveError, Looked},
     pcr_values::{self, PcrValue, PcrValueError},
-    source::{Entries, Source, SourceError, running_boot},
+    quoted::{GivenQuote, QuoteArgs, QuoteReadError, find_value},
+    source::{Damage, Entries, Source, SourceError, running_boot},
+    terms::{TermsArgs, TermsError},
     unless_broken_pipe,
     verdict::{Paint, Verdict},
 };
@@ -22,7 +25,7 @@ use crate::{
     config::DEFAULT_PCR,
     exit::Outcome,
     sink::{HOST_LIST, HOST_PCR, PcrSink, SinkError},
-    verify::{Anchor, FaultKind, HostJudge, Judge, Start},
+    verify::{Anchor, FaultKind, HostJudge, Judge, QuoteOutcome, Start, Terms},
 };
 
 /// The TPM that is asked if none is named.
@@ -30,7 +33,7 @@ const TPM: &str = "device:/dev/tpmrm0";
 /// A file of PCR values is far shorter.
 const PCR_FILE: u64 = 1 << 20;
 
-/// Verify a measurement list against PCR values.
+/// Verify a measurement list against PCR values, and what it says against references and a policy.
 ///
 /// Replays LIST from power-on and compares with the PCR that its entries extend; checks
 /// each entry's digests and, of a cima list, the numbering of its batches and what its
@@ -44,6 +47,12 @@ const PCR_FILE: u64 = 1 << 20;
 /// each context event must have its policy event. With LIST besides, that must be the ledger
 /// whose entries these are, all of them and no others. A ledger of this boot that is kept in the kernel's list (sinks
 /// `kernel` and `ima-file`) is compared with it unasked.
+///
+/// With --evidence, or a quote's files, the values are those that a TPM signed: the signature, the key, the nonce and the
+/// selection are checked. What is listed behind the quote is proven by nothing, and is not judged.
+///
+/// With --reference, --policy or --admission each container is judged, too: good, bad, or unknown, with the reasons, each with the number of
+/// an entry; and the node by all of them.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   cima verify                                  this boot's list against this host's TPM
@@ -54,13 +63,19 @@ const PCR_FILE: u64 = 1 << 20;
                                                a copy of a host's own list, with cima's entries in it
   cima verify ledger/ --host-list ima.bin --pcrs pcrs.yaml
                                                the same, and is all of that ledger in it?
+  cima verify --evidence node.json --nonce 5f1c08 --ak ak.json --reference references/ --policy verification.toml
+                                               what `cima evidence` made: is every container what it should be?
+  cima verify list.ima --quote-msg msg --quote-sig sig --ak ak.pem --nonce-hex 5f1c08
+                                               with what `tpm2_quote -q 5f1c08 -m msg -s sig` wrote
+  cima verify --containers                     which containers does the list speak of?
 
 The last line is the verdict. A list names its PCR itself: --expect-pcr says which one
 your agents use, if it is not 13, or 10 with --host-list. Violations on record are warnings, except
-those of a broken chain; the verdict is about the list, not about what it records.
+those of a broken chain; the verdict is about the list, not about what it records, unless
+references or a policy are given.
 
-Exit codes: 0 the list is what was extended, 1 it is not, 2 usage, or something
-that cannot be read.")]
+Exit codes: 0 the list is what was extended and nothing in it is refused, 1 it is not or something is,
+2 usage, or something that cannot be read.")]
 pub struct VerifyArgs {
     /// The list
     #[arg(value_name = "LIST")]
@@ -78,6 +93,10 @@ pub struct VerifyArgs {
     /// Compare with this value; may be repeated
     #[arg(long, value_name = "BANK:PCR=HEX", group = "values")]
     pcr: Vec<PcrValue>,
+    #[command(flatten)]
+    quote: QuoteArgs,
+    #[command(flatten)]
+    terms: TermsArgs,
     /// PCR that a cima list must be kept in; 13, or 10 in a host's list, unless --pcr says which by its value
     #[arg(long, value_name = "PCR")]
     expect_pcr: Option<u32>,
@@ -153,6 +172,15 @@ pub enum VerifyError {
     /// Both lists from one place.
     #[error("standard input cannot be both the ledger and the host's list")]
     TwoOfStdin,
+    /// See [`TermsError`].
+    #[error(transparent)]
+    Terms(#[from] TermsError),
+    /// See [`QuoteReadError`].
+    #[error(transparent)]
+    Quote(#[from] QuoteReadError),
+    /// A list beside one that is a list of cima's by itself.
+    #[error("{0} has cima's own list in it: no other goes with it")]
+    NoLedger(String),
     /// Standard output.
     #[error("cannot write to standard output: {0}")]
     Write(#[source] io::Error),
@@ -164,13 +192,15 @@ pub enum VerifyError {
 /// See [`VerifyError`].
 pub fn run(args: &VerifyArgs) -> Result<Outcome, VerifyError> {
     // Before the list: a wrong file of values need not wait for a gigabyte of entries.
-    let given = given(args)?;
-    let case = Case::find(args)?;
-    let origin = given.as_ref().map_or("TPM", |(origin, _)| origin);
-    let (list, ledger) = case.names();
-    let looked = match case {
-        Case::Own(source, entries) => own(args, &source, entries, given)?,
-        Case::Host(host, ledger) => in_host(args, &host, ledger, given)?,
+    let terms = args.terms.read()?.map(Arc::new);
+    let (given, evidence) = given(args)?;
+    let found = Case::find(args, evidence)?;
+    let origin = given.as_ref().map_or("TPM", Given::origin);
+    let (list, ledger) = found.names();
+    let case = OfCase { args, terms };
+    let looked = match found {
+        Case::Own(source, entries) => case.own(&source, entries, given)?,
+        Case::Host(host, ledger) => case.in_host(&host, ledger, given)?,
     };
     let verdict = Verdict {
         list,
@@ -203,8 +233,11 @@ enum Case {
 }
 
 impl Case {
-    fn find(args: &VerifyArgs) -> Result<Self, VerifyError> {
+    fn find(args: &VerifyArgs, evidence: Option<Source>) -> Result<Self, VerifyError> {
         let find = |list| Source::find(list, &args.state_dir);
+        if let Some(evidence) = evidence {
+            return Self::of_evidence(args, evidence);
+        }
         if let (Some(host), list) = (&args.host_list, &args.list) {
             let host = find(Some(host))?;
             let Some(list) = list else {
@@ -230,6 +263,22 @@ impl Case {
         Ok(Self::Host(host, Some((source, entries))))
     }
 
+    /// The list in evidence is cima's own if it begins as such, and else a host's.
+    fn of_evidence(args: &VerifyArgs, evidence: Source) -> Result<Self, VerifyError> {
+        let mut entries = evidence.open()?;
+        let own = entries.first()?.and_then(Start::of).is_some();
+        match (&args.list, own) {
+            (None, true) => Ok(Self::Own(evidence, entries)),
+            (None, false) => Ok(Self::Host(evidence, None)),
+            (Some(_), true) => Err(VerifyError::NoLedger(evidence.to_string())),
+            (Some(list), false) => {
+                let ledger = Source::find(Some(list), &args.state_dir)?;
+                let entries = ledger.open()?;
+                Ok(Self::Host(evidence, Some((ledger, entries))))
+            }
+        }
+    }
+
     /// The list's name, and the ledger's beside it.
     fn names(&self) -> (String, Option<String>) {
         match self {
@@ -242,61 +291,126 @@ impl Case {
     }
 }
 
-/// Values, and where they are from; `None`: a TPM is to be asked.
-type Given = Option<(&'static str, Anchor)>;
+/// Values, and where they are from.
+enum Given {
+    /// From a file, or the command line.
+    Values(&'static str, Anchor),
+    /// What a TPM signed.
+    Quote(Box<QuoteOutcome>),
+}
 
-/// Judges a list by itself.
-fn own(
-    args: &VerifyArgs,
-    source: &Source,
-    mut entries: Entries,
-    given: Given,
-) -> Result<Looked, VerifyError> {
-    let expected_pcr = expected_pcr(args, DEFAULT_PCR);
-    let judge = |anchor| {
-        Judge::new(anchor)
-            .trusting_start(args.trust_start)
-            .expecting_pcr(expected_pcr)
-            .of_ledger(matches!(source, Source::Ledger(_)))
-    };
-    match given {
-        Some((_, anchor)) => {
-            covers(&anchor, source, &mut entries)?;
-            once(entries, judge(anchor))
+impl Given {
+    fn origin(&self) -> &'static str {
+        match self {
+            Self::Values(origin, _) => origin,
+            Self::Quote(_) => "quote",
         }
-        None => against_tpm(args, source, entries, judge),
     }
 }
 
-/// Judges a host's list, and the ledger beside it.
-fn in_host(
-    args: &VerifyArgs,
-    host: &Source,
-    mut ledger: Option<(Source, Entries)>,
-    given: Given,
-) -> Result<Looked, VerifyError> {
-    let mut entries = host.open()?;
-    if let Some((_, anchor)) = &given {
-        covers(anchor, host, &mut entries)?;
-    } else if let Some((source, entries)) = &mut ledger
-        && let Some(start) = entries.first()?.and_then(Start::of)
-    {
-        this_boot(&start.boot_id, source)?;
+/// How a case is judged.
+struct OfCase<'a> {
+    args: &'a VerifyArgs,
+    terms: Option<Arc<Terms>>,
+}
+
+impl OfCase<'_> {
+    /// Judges a list by itself.
+    fn own(
+        &self,
+        source: &Source,
+        mut entries: Entries,
+        given: Option<Given>,
+    ) -> Result<Looked, VerifyError> {
+        let expected_pcr = expected_pcr(self.args, DEFAULT_PCR);
+        let judge = |anchor| {
+            let judge = Judge::new(anchor)
+                .trusting_start(self.args.trust_start)
+                .expecting_pcr(expected_pcr)
+                .of_ledger(matches!(source, Source::Ledger(_)));
+            match &self.terms {
+                Some(terms) => judge.by(Arc::clone(terms)),
+                None => judge,
+            }
+        };
+        match given {
+            Some(Given::Values(_, anchor)) => {
+                covers(&anchor, source, &mut entries)?;
+                once(entries, judge(anchor))
+            }
+            Some(Given::Quote(mut quote)) => {
+                let anchor = anchor_of(&mut quote, source, &mut entries)?;
+                once(entries, judge(anchor).quoted(*quote))
+            }
+            None => against_tpm(self.args, source, entries, judge),
+        }
     }
-    let expected_pcr = expected_pcr(args, HOST_PCR);
-    let with_ledger = ledger.is_some();
-    let judge = |anchor| HostJudge::new(anchor, expected_pcr, with_ledger);
-    let mut lists = HostLists::new(host, entries, ledger);
-    if let Some((_, anchor)) = given {
-        return Ok(lists.once(judge(anchor))?);
+
+    /// Judges a host's list, and the ledger beside it.
+    fn in_host(
+        &self,
+        host: &Source,
+        mut ledger: Option<(Source, Entries)>,
+        given: Option<Given>,
+    ) -> Result<Looked, VerifyError> {
+        let mut entries = host.open()?;
+        let expected_pcr = expected_pcr(self.args, HOST_PCR);
+        let with_ledger = ledger.is_some();
+        let judge = |anchor| {
+            let judge = HostJudge::new(anchor, expected_pcr, with_ledger);
+            match &self.terms {
+                Some(terms) => judge.by(terms),
+                None => judge,
+            }
+        };
+        let judge = match given {
+            Some(Given::Values(_, anchor)) => {
+                covers(&anchor, host, &mut entries)?;
+                judge(anchor)
+            }
+            Some(Given::Quote(mut quote)) => {
+                let anchor = anchor_of(&mut quote, host, &mut entries)?;
+                judge(anchor).quoted(*quote)
+            }
+            None => {
+                if let Some((source, entries)) = &mut ledger
+                    && let Some(start) = entries.first()?.and_then(Start::of)
+                {
+                    this_boot(&start.boot_id, source)?;
+                }
+                let lists = HostLists::new(host, entries, ledger);
+                return self.in_running_host(host, lists, expected_pcr, judge);
+            }
+        };
+        Ok(HostLists::new(host, entries, ledger).once(judge)?)
     }
-    let pcr = expected_pcr.unwrap_or(HOST_PCR);
-    let mut tpm = PcrSink::open(args.tpm.as_deref().unwrap_or(TPM), pcr)?;
-    let looked = live::judge_host(lists, &mut tpm, |held| judge(all_of(pcr, held)))?;
-    if let Some(boot_id) = &looked.judgement.boot_id {
-        this_boot(boot_id, host)?;
+
+    fn in_running_host(
+        &self,
+        host: &Source,
+        lists: HostLists<'_>,
+        expected_pcr: Option<u32>,
+        judge: impl Fn(Anchor) -> HostJudge,
+    ) -> Result<Looked, VerifyError> {
+        let pcr = expected_pcr.unwrap_or(HOST_PCR);
+        let mut tpm = PcrSink::open(self.args.tpm.as_deref().unwrap_or(TPM), pcr)?;
+        let looked = live::judge_host(lists, &mut tpm, |held| judge(all_of(pcr, held)))?;
+        if let Some(boot_id) = &looked.judgement.boot_id {
+            this_boot(boot_id, host)?;
+        }
+        Ok(looked)
     }
-    Ok(looked)
+}
+
+/// What a list is compared with by a quote.
+fn anchor_of(
+    quote: &mut QuoteOutcome,
+    source: &Source,
+    entries: &mut Entries,
+) -> Result<Anchor, VerifyError> {
+    let pcr = entries.first()?.map(|first| first.pcr);
+    find_value(quote, source)?;
+    Ok(quote.anchor(pcr))
 }
 
 fn expected_pcr(args: &VerifyArgs, usual: u32) -> Option<u32> {
@@ -309,15 +423,20 @@ fn all_of(pcr: u32, held: Vec<Digest>) -> Anchor {
     Anchor::Exactly(held.into_iter().map(|value| (pcr, value)).collect())
 }
 
-/// The values of the command line or of the file it names; `None`: the TPM is to be asked.
-fn given(args: &VerifyArgs) -> Result<Given, VerifyError> {
+/// The values of the command line, of the file it names, or of a quote, perhaps with the list that came with it; `None`: the TPM is to be
+/// asked.
+fn given(args: &VerifyArgs) -> Result<(Option<Given>, Option<Source>), VerifyError> {
+    if let Some(GivenQuote { outcome, list }) = args.quote.read()? {
+        return Ok((Some(Given::Quote(Box::new(outcome))), list));
+    }
     if !args.pcr.is_empty() {
         let values: Vec<_> = args.pcr.iter().map(|pcr| (pcr.pcr, pcr.value)).collect();
         pcr_values::no_repetition(&values)?;
-        return Ok(Some(("given", Anchor::Exactly(values))));
+        let values = Given::Values("given", Anchor::Exactly(values));
+        return Ok((Some(values), None));
     }
     let Some(path) = &args.pcrs else {
-        return Ok(None);
+        return Ok((None, None));
     };
     let mut text = String::new();
     File::open(path)
@@ -330,7 +449,7 @@ fn given(args: &VerifyArgs) -> Result<Given, VerifyError> {
         path: path.clone(),
         source,
     })?;
-    Ok(Some(("file", Anchor::Among(values))))
+    Ok((Some(Given::Values("file", Anchor::Among(values))), None))
 }
 
 /// Values of other PCRs only are a mistake in the command, not a verdict on the list.
@@ -349,11 +468,11 @@ fn covers(anchor: &Anchor, source: &Source, entries: &mut Entries) -> Result<(),
     }
 }
 
-/// Against values that do not change: one look, and a torn end is an error.
+/// Against values that do not change: one look, and a torn end is a fault.
 fn once(entries: Entries, judge: Judge) -> Result<Looked, VerifyError> {
-    let (judge, torn) = live::read(entries, judge)?;
-    if let Some(torn) = torn {
-        return Err(torn.into());
+    let (mut judge, torn) = live::read(entries, judge)?;
+    if let Some(Damage { place, torn, said }) = torn {
+        judge.damaged(place, torn, said);
     }
     let entries = judge.entries();
     Ok(Looked {

@@ -17,7 +17,7 @@ pub enum HostForm {
     File,
 }
 
-/// Stands for a name and a digest of the payload.
+/// Stands for a name and the payload, or, in a file's form, its digest.
 pub type HostKey = [u8; 32];
 
 /// What a payload may be hashed with (`ima_hash=`): collisions of SHA-1 are made by anybody.
@@ -40,26 +40,38 @@ impl HostForm {
             // A path begins with `/`. A bare name may be anybody's, but for the rule: see the sink.
             Self::File => matches!(listed.template, Template::ImaNg | Template::ImaSig),
         };
-        let digest = fields.digest?.to_digest()?;
-        (is_form && fields.name.starts_with(b"cima-")).then(|| key(fields.name, &digest))
+        if !is_form || !fields.name.starts_with(b"cima-") {
+            return None;
+        }
+        // What a digest is of, who has the payload need not ask; `Entry::check` says whether it is that.
+        let stated = fields.digest?.to_digest()?;
+        Some(match self {
+            Self::Buffer => key_of_payload(fields.name, fields.payload?),
+            Self::File => key_of_digest(fields.name, &stated),
+        })
     }
 
-    /// What an entry of ours may stand for in the host's list, in this form.
-    #[must_use]
-    pub fn keys_of_own(self, own: &Entry) -> Vec<HostKey> {
-        let Ok(fields) = own.fields() else {
-            return Vec::new();
-        };
-        let name = match self {
-            Self::Buffer => fields.name.to_vec(),
-            Self::File => file_name(&String::from_utf8_lossy(fields.name)).into_bytes(),
-        };
+    /// What an entry of ours may stand for in the host's list, in this form; made as it is asked for, the likeliest first.
+    pub fn keys_of_own(self, own: &Entry) -> impl Iterator<Item = HostKey> + use<'_> {
+        let fields = own.fields().ok();
         // By the payload, whatever the entry says that its digest is.
-        let payload = fields.payload.unwrap_or_default();
-        let hashes = CONTENT_HASHES.into_iter();
-        hashes
-            .map(|hash| key(&name, &hash.digest(payload)))
-            .collect()
+        let keys = fields.map(|of| self.keys_of(of.name, of.payload.unwrap_or_default()));
+        keys.into_iter().flatten()
+    }
+
+    /// The same of the entry that has this name and payload.
+    pub fn keys_of<'a>(
+        self,
+        name: &'a [u8],
+        payload: &'a [u8],
+    ) -> impl Iterator<Item = HostKey> + use<'a> {
+        let as_it_is = (self == Self::Buffer).then(|| key_of_payload(name, payload));
+        let of_file = (self == Self::File).then(|| {
+            let name = file_name(&String::from_utf8_lossy(name)).into_bytes();
+            let hashes = CONTENT_HASHES.into_iter();
+            hashes.map(move |hash| key_of_digest(&name, &hash.digest(payload)))
+        });
+        as_it_is.into_iter().chain(of_file.into_iter().flatten())
     }
 }
 
@@ -80,11 +92,20 @@ pub fn is_of_kernel(fields: &Fields<'_>) -> bool {
     has_name && is_text(fields.name) && fields.payload.is_some_and(is_text)
 }
 
-fn key(name: &[u8], digest: &Digest) -> HostKey {
+fn key_of_payload(name: &[u8], payload: &[u8]) -> HostKey {
+    key(b"payload", name, payload)
+}
+
+fn key_of_digest(name: &[u8], digest: &Digest) -> HostKey {
+    key(digest.algorithm().name().as_bytes(), name, digest.bytes())
+}
+
+fn key(what: &[u8], name: &[u8], content: &[u8]) -> HostKey {
     let mut hash = Sha256::new();
+    hash.update(what);
     hash.update((name.len() as u64).to_le_bytes());
     hash.update(name);
-    hash.update(digest.to_string());
+    hash.update(content);
     hash.finalize().into()
 }
 
@@ -160,7 +181,7 @@ mod tests {
         };
         let is = |form: HostForm, listed: &Entry| {
             let key = form.key_of_listed(listed);
-            key.is_some_and(|key| form.keys_of_own(&entry).contains(&key))
+            key.is_some_and(|key| form.keys_of_own(&entry).any(|own| own == key))
         };
         assert!(is(HostForm::Buffer, &entry));
         assert!(!is(HostForm::File, &entry));

@@ -14,9 +14,17 @@ const LONGEST: usize = 254;
 
 /// Escapes untrusted bytes for use in a name.
 pub fn escape(bytes: &[u8]) -> String {
+    let is_plain = |byte: &u8| byte.is_ascii_graphic() && *byte != b'%';
+    // Nearly every path.
+    if let Some(name) = str::from_utf8(bytes)
+        .ok()
+        .filter(|_| bytes.iter().all(is_plain))
+    {
+        return name.to_owned();
+    }
     let mut name = String::with_capacity(bytes.len());
     for byte in bytes {
-        if byte.is_ascii_graphic() && *byte != b'%' {
+        if is_plain(byte) {
             name.push(char::from(*byte));
         } else {
             // Writing to a String cannot fail.

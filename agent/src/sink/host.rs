@@ -143,8 +143,8 @@ impl<S: Submit> HostSink<S> {
     /// Whether it is one of what was asked for. Each key costs a hash of what it says, and there is rarely one to compare with.
     fn is_listed(&self, entry: &Entry) -> bool {
         !self.listed.is_empty() && entry.fields().is_ok_and(|fields| is_of_kernel(&fields)) && {
-            let keys = self.submit.form().keys_of_own(entry);
-            keys.iter().any(|key| self.listed.contains(key))
+            let mut keys = self.submit.form().keys_of_own(entry);
+            keys.any(|key| self.listed.contains(&key))
         }
     }
 
@@ -156,8 +156,7 @@ impl<S: Submit> HostSink<S> {
 
     fn drop_listed(&mut self, keys: &HashSet<HostKey>) {
         let form = self.submit.form();
-        let is_listed =
-            |entry: &Entry| form.keys_of_own(entry).iter().any(|key| keys.contains(key));
+        let is_listed = |entry: &Entry| form.keys_of_own(entry).any(|key| keys.contains(&key));
         self.unseen.retain(|entry| !is_listed(entry));
     }
 
@@ -213,8 +212,8 @@ impl<S: Submit> Sink for HostSink<S> {
 
     fn lists(&mut self, entry: &Entry) -> Option<bool> {
         let had = self.had.as_ref()?;
-        let keys = self.submit.form().keys_of_own(entry);
-        Some(keys.iter().any(|key| had.keys.contains(key)))
+        let mut keys = self.submit.form().keys_of_own(entry);
+        Some(keys.any(|key| had.keys.contains(&key)))
     }
 
     fn last_batch(&self) -> Option<u64> {

@@ -71,7 +71,7 @@ fn is_said_by(sink: Anchorage, key: HostKey) -> bool {
         event.payload.as_bytes(),
     );
     let keys = sink.host_form().zip(own.ok());
-    keys.is_some_and(|(form, own)| form.keys_of_own(&own).contains(&key))
+    keys.is_some_and(|(form, own)| form.keys_of_own(&own).any(|own| own == key))
 }
 
 /// The list, open.

@@ -64,8 +64,14 @@ impl BankOutcome {
 pub(super) enum Held {
     NotCompared,
     Whole,
-    First { entries: u64, next: Located },
-    Nothing,
+    First {
+        entries: u64,
+        next: Located,
+    },
+    Nothing {
+        /// The bank that the list fits by the hashes in its records, with entries altered.
+        as_listed: Option<HashAlgorithm>,
+    },
 }
 
 #[derive(Debug)]
@@ -76,6 +82,8 @@ pub(super) struct Comparison {
     padded: Option<Replay>,
     /// Whether PCRs that no entry extends are passed over.
     among: bool,
+    /// With an entry in it that is not what its record's hash is of: the bank of that hash, as if it were.
+    listed: Option<(HashAlgorithm, Replay)>,
 }
 
 impl Comparison {
@@ -102,6 +110,7 @@ impl Comparison {
                 .collect(),
             padded: None,
             among,
+            listed: None,
         };
         comparison.look(0);
         comparison
@@ -135,7 +144,33 @@ impl Comparison {
         for bank in self.banks.iter_mut().filter(|bank| bank.pcr == pcr) {
             (bank.held, bank.next) = (None, None);
         }
+        self.listed = None;
         self.look(entries);
+    }
+
+    /// The next entry is not what the hash in its record is of: one of the two was altered. If it is not the hash, the PCR in the bank of
+    /// that hash still tells that nothing else was.
+    pub(super) fn altered(&mut self, entry: &Entry) {
+        let algorithm = entry.template_hash.algorithm();
+        if self.listed.is_none() && self.replay.banks().any(|bank| bank == algorithm) {
+            self.listed = Some((algorithm, self.replay.clone()));
+        }
+    }
+
+    /// Whether each PCR that was given holds what the list gives at this very moment, but for those that no entry extended so far.
+    pub(super) fn is_whole(&self) -> bool {
+        let mut extended = self.banks.iter().filter(|bank| bank.extended).peekable();
+        extended.peek().is_some() && extended.all(BankOutcome::matches)
+    }
+
+    /// The bank that the list fits by the hashes in its records.
+    fn fits_as_listed(&self) -> Option<HashAlgorithm> {
+        let (algorithm, listed) = self.listed.as_ref()?;
+        let of = |bank: &&BankOutcome| bank.expected.algorithm() == *algorithm && bank.extended;
+        let mut banks = self.banks.iter().filter(of).peekable();
+        banks.peek()?;
+        let fits = |bank: &BankOutcome| listed.value(bank.pcr, *algorithm) == Some(bank.expected);
+        banks.all(fits).then_some(*algorithm)
     }
 
     pub(super) fn extend(&mut self, place: Place, name: Option<&[u8]>, entry: &Entry) {
@@ -143,6 +178,14 @@ impl Comparison {
             return;
         }
         self.replay.extend(entry);
+        if let Some((algorithm, listed)) = &mut self.listed {
+            let value = match entry.is_violation() {
+                true => Digest::ones(*algorithm),
+                false if entry.template_hash.algorithm() == *algorithm => entry.template_hash,
+                false => entry.template_digest(*algorithm),
+            };
+            listed.extend_values(entry.pcr, &[value]);
+        }
         if let Some(padded) = &mut self.padded {
             let banks: Vec<_> = padded.banks().collect();
             let values: Vec<_> = banks
@@ -179,13 +222,14 @@ impl Comparison {
     }
 
     pub(super) fn finish(mut self) -> (Vec<BankOutcome>, Held) {
+        let as_listed = self.fits_as_listed();
         if self.among {
             self.banks.retain(|bank| bank.extended);
         }
         let held = if self.banks.is_empty() {
             Held::NotCompared
         } else if self.banks.iter().any(|bank| bank.held.is_none()) {
-            Held::Nothing
+            Held::Nothing { as_listed }
         } else {
             let next = self.banks.iter().filter_map(|bank| bank.next.clone());
             match next.min_by_key(|next| next.place.index) {

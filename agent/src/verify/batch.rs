@@ -26,6 +26,10 @@ const FILE: usize = 1 << 13;
 /// A command: 512 bytes of arguments, which may all be empty.
 const COMMAND: usize = 1 << 12;
 
+/// Fields of `Command`, `Subject` and `Identity`.
+const COMMAND_SUBJECT: u32 = 1;
+const SUBJECT_IDENTITY: u32 = 7;
+const IDENTITY_CONTAINER: u32 = 13;
 /// Fields of `Batch`.
 const SEQ: u32 = 1;
 const TIME: u32 = 3;
@@ -151,12 +155,20 @@ impl<'a> BatchView<'a> {
         referred(&self.files, event.file, FILE)
     }
 
-    /// The registered container that one of its events is of, other than an execution; 0: of none.
-    pub(super) fn container(&self, event: &proto::ContextEvent) -> u64 {
-        let subject: Option<proto::Subject> = referred(&self.subjects, event.subject, SUBJECT);
-        let identity: Option<proto::Identity> =
-            subject.and_then(|subject| referred(&self.identities, subject.identity, IDENTITY));
-        identity.map_or(0, |identity| identity.container)
+    /// The identity of the one whose event it is, as it stands in the batch: events of one place have the same bytes.
+    pub(super) fn identity(&self, event: &proto::ContextEvent) -> Option<&'a [u8]> {
+        use proto::context_event::What;
+        let subject = match event.what {
+            Some(What::Execution(command)) => {
+                let command = at(&self.commands, command, COMMAND)?;
+                // As a decoder makes 32 bits of it.
+                number_in(command, COMMAND_SUBJECT)? as u32
+            }
+            _ => event.subject,
+        };
+        let subject = at(&self.subjects, subject, SUBJECT)?;
+        let identity = number_in(subject, SUBJECT_IDENTITY)? as u32;
+        at(&self.identities, identity, IDENTITY)
     }
 
     /// Who did one of its events, where, and to which file; without ancestors and arguments.
@@ -215,8 +227,38 @@ impl<'a> BatchView<'a> {
 
 /// The message that an event refers to by its number, which counts from one.
 fn referred<M: Message + Default>(messages: &[&[u8]], number: u32, limit: usize) -> Option<M> {
+    decode(at(messages, number, limit)?, limit)
+}
+
+fn at<'a>(messages: &[&'a [u8]], number: u32, limit: usize) -> Option<&'a [u8]> {
     let index = usize::try_from(number).ok()?.checked_sub(1)?;
-    decode(messages.get(index)?, limit)
+    messages
+        .get(index)
+        .copied()
+        .filter(|bytes| bytes.len() <= limit)
+}
+
+/// One number of a message, without the rest: the last counts, and none is 0.
+fn number_in(message: &[u8], field: u32) -> Option<u64> {
+    let mut number = 0;
+    for read in Fields(message) {
+        if let (found, Value::Varint(value)) = read?
+            && found == field
+        {
+            number = value;
+        }
+    }
+    Some(number)
+}
+
+/// The registered container of an identity, of [`BatchView::identity`]; 0: of none.
+pub(super) fn container_of(identity: &[u8]) -> u64 {
+    number_in(identity, IDENTITY_CONTAINER).unwrap_or(0)
+}
+
+/// Who lives there, of [`BatchView::identity`]; `None`: it is no identity.
+pub(super) fn identity_of(bytes: &[u8]) -> Option<proto::Identity> {
+    decode(bytes, IDENTITY)
 }
 
 fn decode<M: Message + Default>(bytes: &[u8], limit: usize) -> Option<M> {
@@ -349,7 +391,7 @@ mod tests {
         [PAYLOAD_PREFIX, &batch.encode_to_vec()].concat()
     }
 
-    fn at<M>(table: &[M], number: u32) -> Option<&M> {
+    fn element<M>(table: &[M], number: u32) -> Option<&M> {
         table.get(usize::try_from(number).unwrap().checked_sub(1)?)
     }
 
@@ -363,20 +405,24 @@ mod tests {
             let payload = batch(seq, &numbers, &events);
             let (view, whole) = (BatchView::of(&payload).unwrap(), decode_batch(&payload).unwrap());
             prop_assert_eq!(view.seq(), whole.seq);
+            let whole_view = &view;
             let views: Vec<_> = view.events().collect();
             prop_assert_eq!(views.len(), whole.events.len());
             for ((view, event), (time_ns, number)) in views.into_iter().zip(whole.events).zip(events) {
                 prop_assert_eq!(view.time_ns, time_ns);
-                let command = at(&whole.commands, number).filter(|_| number % 2 == 1);
+                let command = element(&whole.commands, number).filter(|_| number % 2 == 1);
                 let subject = command.map_or(number, |command| command.subject);
-                let subject = at(&whole.subjects, subject);
-                let lineage = subject.and_then(|subject| at(&whole.lineages, subject.lineage));
-                let identity = subject.and_then(|subject| at(&whole.identities, subject.identity));
+                let subject = element(&whole.subjects, subject);
+                let lineage = subject.and_then(|subject| element(&whole.lineages, subject.lineage));
+                let identity = subject.and_then(|subject| element(&whole.identities, subject.identity));
                 let file = command.map_or(number, |command| command.file);
                 prop_assert_eq!(view.identity.as_ref(), identity);
+                let bytes = whole_view.identity(&event);
+                let of_bytes = bytes.and_then(identity_of);
+                prop_assert_eq!(of_bytes.as_ref(), identity);
                 prop_assert_eq!(view.subject.as_ref(), subject);
                 prop_assert_eq!(view.lineage.as_ref(), lineage);
-                prop_assert_eq!(view.file.as_ref(), at(&whole.files, file));
+                prop_assert_eq!(view.file.as_ref(), element(&whole.files, file));
                 prop_assert_eq!(view.command.as_ref(), command);
                 prop_assert_eq!(view.event, Some(event));
             }

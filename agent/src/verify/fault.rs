@@ -5,6 +5,10 @@ use std::fmt;
 
 use ima_log::{CheckError, Digest, EscapedName};
 
+use super::QuoteFault;
+
+/// In a name's place where none can be read.
+const NAMELESS: &str = "?";
 /// Bytes of a name that are shown: a list may claim names of megabytes.
 const SHOWN: usize = 200;
 
@@ -44,7 +48,7 @@ pub struct Located {
 
 impl Located {
     pub(super) fn new(place: Place, name: Option<&[u8]>) -> Self {
-        let name = name.map_or_else(|| "?".to_owned(), shown);
+        let name = name.map_or_else(|| NAMELESS.to_owned(), shown);
         Self { place, name }
     }
 }
@@ -59,7 +63,10 @@ pub(super) fn shown(name: &[u8]) -> String {
 
 impl fmt::Display for Located {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ({})", self.place, self.name)
+        match &self.name[..] {
+            NAMELESS => self.place.fmt(f),
+            name => write!(f, "{} ({name})", self.place),
+        }
     }
 }
 
@@ -232,6 +239,15 @@ pub enum FaultKind {
         /// Name of the first that it does not hold.
         name: String,
     },
+    /// The list ends inside a record.
+    #[error("{0}")]
+    Torn(String),
+    /// A record that is none.
+    #[error("{0}")]
+    Unreadable(String),
+    /// See [`QuoteFault`].
+    #[error(transparent)]
+    Quote(QuoteFault),
     /// The PCR holds no beginning of the list.
     #[error("the list does not replay to the PCR: altered, reordered, or entries are missing")]
     NoReplay,
@@ -266,6 +282,9 @@ impl FaultKind {
             Self::NotAnchored => "not-anchored",
             Self::OtherPcr { .. } => "other-pcr",
             Self::NotExtended { .. } => "not-extended",
+            Self::Torn(_) => "torn",
+            Self::Unreadable(_) => "unreadable",
+            Self::Quote(fault) => fault.word(),
             Self::NoReplay => "no-replay",
         }
     }
@@ -289,7 +308,23 @@ impl FaultKind {
                 | Self::NotAnchored
                 | Self::OtherPcr { .. }
                 | Self::NotExtended { .. }
+                | Self::Quote(_)
                 | Self::NoReplay
+        )
+    }
+
+    /// Whether an entry with it, or what should be one, says nothing that could be relied on; nor, if it is the list that ends there,
+    /// does what follows.
+    pub(super) fn is_damage(&self) -> bool {
+        matches!(
+            self,
+            Self::Entry(_)
+                | Self::Undecided(_)
+                | Self::Template(_)
+                | Self::Unbound
+                | Self::Torn(_)
+                | Self::Unreadable(_)
+                | Self::NotExtended { .. }
         )
     }
 }

@@ -5,10 +5,13 @@
 //! (sink `ima-file`). The host's list is read first: the agent writes its ledger first, so whatever is
 //! in the host's list by then is in the ledger that is read after it. But for what the kernel lists by itself.
 
+use std::sync::Arc;
+
 use ima_log::{Entry, Fields};
 
 use super::{
-    Anchor, Fault, FaultKind, HostOutcome, Judge, Judgement, Located, Place,
+    Anchor, Fault, FaultKind, HostOutcome, Judge, Judgement, Located, Place, QuoteOutcome, Start,
+    Terms,
     judge::{BATCH, Item},
     known::{Due, Key, Mark, of_listed, of_own},
 };
@@ -36,6 +39,8 @@ pub struct HostJudge {
     ledger: Option<Judge>,
     /// The ledger's first entry that the host's list has not.
     missing: Option<Located>,
+    /// Whether entries of the agent's own that the list has come behind that.
+    missing_inside: bool,
     /// Name of the host's first entry that the ledger has not.
     name: Option<Located>,
 }
@@ -98,7 +103,41 @@ impl HostJudge {
             host: Judge::new(anchor).expecting_pcr(expected_pcr).of_host(),
             ledger: ledger.then(of_ledger),
             missing: None,
+            missing_inside: false,
             name: None,
+        }
+    }
+
+    /// Judges what the lists say of containers, too.
+    #[must_use]
+    pub fn by(mut self, terms: &Arc<Terms>) -> Self {
+        self.host = self.host.by(Arc::clone(terms));
+        self.ledger = self.ledger.map(|ledger| ledger.by(Arc::clone(terms)));
+        self
+    }
+
+    /// The values are what a quote vouches for: see [`Judge::quoted`].
+    #[must_use]
+    pub fn quoted(mut self, quote: QuoteOutcome) -> Self {
+        self.host = self.host.quoted(quote);
+        self
+    }
+
+    /// What should be the next entry of the host's list cannot be read.
+    pub fn damaged(&mut self, place: Place, torn: bool, said: String) {
+        self.host.damaged(place, torn, said);
+    }
+
+    /// Whether all that was quoted of the host's list has been there.
+    #[must_use]
+    pub fn is_behind(&self) -> bool {
+        self.host.is_behind()
+    }
+
+    /// What should be the next entry of the ledger cannot be read.
+    pub fn damaged_ledger(&mut self, place: Place, torn: bool, said: String) {
+        if let Some(ledger) = &mut self.ledger {
+            ledger.damaged(place, torn, said);
         }
     }
 
@@ -112,14 +151,22 @@ impl HostJudge {
         let Some(ledger) = &mut self.ledger else {
             return;
         };
-        ledger.push(place, entry);
-        let form = ledger.anchorage.and_then(Anchorage::host_form);
+        let anchorage = ledger.anchorage;
+        let anchorage = anchorage.or_else(|| Start::of(entry).map(|start| start.anchorage));
+        let form = anchorage.and_then(Anchorage::host_form);
         let is_listed = form.is_some_and(|form| {
             let mut keys = of_own(form, entry);
             keys.any(|key| self.host.known.tell(&key))
         });
+        // Of a host's list with payloads that itself is what says something of containers.
+        ledger.accounting = is_listed && form == Some(HostForm::File);
+        ledger.push(place, entry);
         if !is_listed && self.missing.is_none() {
             self.missing = Some(located(place, entry));
+        }
+        if is_listed && self.missing.is_some() && !self.missing_inside {
+            let fields = entry.fields().ok();
+            self.missing_inside = fields.is_some_and(|fields| due(&fields) == Due::Before);
         }
     }
 
@@ -147,8 +194,19 @@ impl HostJudge {
     /// The judgement. All entries must be where they belong, or, where lists grow while they are judged, the
     /// first `required` of them.
     #[must_use]
-    pub fn finish(self, required: Extent) -> Judgement {
+    pub fn finish(mut self, required: Extent) -> Judgement {
         let untold = self.untold(required);
+        let quoted = self.host.is_quoted();
+        let ledger_counts = |ledger: &Judge| {
+            let form = ledger.anchorage.and_then(Anchorage::host_form);
+            form == Some(HostForm::File)
+        };
+        let in_files = self.ledger.as_ref().is_some_and(ledger_counts);
+        let of_ledgers = self.ledger.as_mut().map(|ledger| {
+            let tally = std::mem::take(&mut ledger.tally);
+            (ledger.account.take(), tally)
+        });
+        let of_host = self.host.account.take();
         let mut outcome = HostOutcome {
             untold: untold.allowed,
             ..HostOutcome::default()
@@ -157,7 +215,7 @@ impl HostJudge {
             outcome.entries = ours.entries;
             outcome.unread = ours.unread;
         }
-        let mut judgement = self.host.finish(required.host);
+        let mut judgement = self.host.conclude(required.host);
         if let Some(first) = untold.first {
             let place = Place {
                 index: first.index,
@@ -171,10 +229,23 @@ impl HostJudge {
         }
         if let Some(ledger) = self.ledger {
             outcome.unread = 0;
+            let mut required = required;
+            if quoted && !self.missing_inside {
+                // The ledger's end was written after the quote.
+                required.ledger = 0;
+            }
             let missing = self.missing;
             of_ledger(ledger, missing, required, &mut judgement, &mut outcome);
         }
         judgement.host = Some(outcome);
+        let account = match of_ledgers {
+            Some((account, tally)) if in_files => {
+                judgement.tally = tally;
+                account
+            }
+            _ => of_host,
+        };
+        judgement.account_for(account);
         judgement
     }
 
@@ -229,7 +300,7 @@ fn of_ledger(
     outcome: &mut HostOutcome,
 ) {
     let entries = ledger.entries();
-    let own = ledger.finish(entries);
+    let own = ledger.conclude(entries);
     let known = |fault: &Fault, faults: &[Fault]| faults.iter().any(|of| of.kind == fault.kind);
     for mut fault in own.faults {
         // What a batch says is the same in both lists.

@@ -6,20 +6,23 @@
 //! event that goes with it. Of a cima list besides: one template, one PCR, and Start events that recorded what
 //! the list gives at their place. The PCR alone proves that a list is altered; these say where.
 
-use std::mem::discriminant;
+use std::{mem::discriminant, sync::Arc};
 
-use ima_log::{Entry, EscapedName, Fields, Template};
+use ima_log::{CheckError, Entry, EscapedName, Fields, Template};
 
 use super::{
-    Anchor, BatchView, Fault, FaultKind, Judgement, Located, Place, Start,
+    Anchor, BatchView, Fault, FaultKind, Judgement, Located, Place, QuoteOutcome, Start, Terms,
+    account::{Account, Seen},
     anchor::{Comparison, Held},
+    batch::container_of,
     containers::Containers,
     fault::shown,
     host::{Ours, due},
     judgement::Violations,
     known::{Key, Known, Mark, of_event, of_listed},
+    tally::Tally,
 };
-use crate::measure::{Anchorage, HostForm, batch_number, implied, proto};
+use crate::measure::{Anchorage, HostForm, PolicyEvent, batch_number, implied, proto};
 use proto::context_event::What;
 
 /// In front of every name that cima gives.
@@ -53,6 +56,16 @@ pub struct Judge {
     pub(super) known: Known,
     containers: Containers,
     pub(super) violations: Violations,
+    /// How complete the list is.
+    pub(super) tally: Tally,
+    /// What it says of containers, if that is to be judged.
+    pub(super) account: Option<Account>,
+    /// Whether the entry at hand is to be taken into that: not what nothing vouches for.
+    pub(super) accounting: bool,
+    /// The quote that the values are from.
+    quote: Option<QuoteOutcome>,
+    /// Entries behind those that were quoted.
+    behind: u64,
     faults: Vec<Fault>,
 }
 
@@ -90,8 +103,27 @@ impl Judge {
             known: Known::default(),
             containers: Containers::default(),
             violations: Violations::default(),
+            tally: Tally::default(),
+            account: None,
+            accounting: true,
+            quote: None,
+            behind: 0,
             faults: Vec::new(),
         }
+    }
+
+    /// Judges what the list says of containers, too.
+    #[must_use]
+    pub fn by(mut self, terms: Arc<Terms>) -> Self {
+        self.account = Some(Account::new(terms));
+        self
+    }
+
+    /// The values are what a quote vouches for. What is listed behind it is counted, and no more: nothing vouches for it.
+    #[must_use]
+    pub fn quoted(mut self, quote: QuoteOutcome) -> Self {
+        self.quote = Some(quote);
+        self
     }
 
     /// Takes the list's own word for what its PCR held before the first entry.
@@ -138,6 +170,11 @@ impl Judge {
 
     /// Takes the next entry; `place.index` counts from 0 without gaps.
     pub fn push(&mut self, place: Place, entry: &Entry) {
+        if self.is_behind() {
+            self.behind += 1;
+            self.entries += 1;
+            return;
+        }
         let item = Item {
             place,
             entry,
@@ -161,8 +198,34 @@ impl Judge {
         self.entries += 1;
     }
 
+    /// Whether the values are a quote's.
+    pub(super) fn is_quoted(&self) -> bool {
+        self.quote.is_some()
+    }
+
+    /// Whether all that was quoted has been there.
+    #[must_use]
+    pub fn is_behind(&self) -> bool {
+        self.behind > 0 || self.quote.is_some() && self.comparison.is_whole()
+    }
+
+    /// What should be the next entry cannot be read; `torn`: the list ends inside it.
+    pub fn damaged(&mut self, place: Place, torn: bool, said: String) {
+        if self.is_behind() {
+            return;
+        }
+        let kind = match torn {
+            true => FaultKind::Torn(said),
+            false => FaultKind::Unreadable(said),
+        };
+        self.fault_at(place, None, kind);
+    }
+
     fn check_entry(&mut self, item: &Item<'_>) {
         if let Err(error) = item.entry.check() {
+            if matches!(error, CheckError::TemplateHash { .. }) {
+                self.comparison.altered(item.entry);
+            }
             let kind = if error.is_undecided() {
                 FaultKind::Undecided(error)
             } else {
@@ -207,8 +270,12 @@ impl Judge {
         } else {
             of_listed(HostForm::Buffer, item.entry)
         };
+        let Place { index, offset, .. } = item.place;
+        let is_told = self.accounting && fields.payload.is_some();
+        if let Some(account) = self.account.as_mut().filter(|_| is_told) {
+            account.policy_event(index, fields, key);
+        }
         if let Some(key) = key {
-            let Place { index, offset, .. } = item.place;
             let mark = Mark {
                 index,
                 offset,
@@ -268,6 +335,7 @@ impl Judge {
     }
 
     fn check_order(&mut self, item: &Item<'_>, named: u64) {
+        self.tally.batches += 1;
         if named != self.next_batch {
             let expected = self.next_batch;
             self.fault(
@@ -282,33 +350,105 @@ impl Judge {
     }
 
     fn check_event(&mut self, item: &Item<'_>, batch: &BatchView<'_>, event: &proto::ContextEvent) {
-        match &event.what {
-            // Most of them, and nothing is to be found with them.
-            None | Some(What::Execution(_)) => return,
-            Some(What::Start(start)) => match Start::parse(start) {
+        let Some(what) = &event.what else { return };
+        let index = item.place.index;
+        match what {
+            // Most of them, and no policy event goes with them.
+            What::Execution(_) => {
+                if let Some(account) = self.account.as_mut().filter(|_| self.accounting) {
+                    account.executed(index, batch.time_ns(event), batch.identity(event));
+                }
+            }
+            What::Start(start) => match Start::parse(start) {
                 Some(start) => self.check_start(item, &start),
                 None => self.fault(item, FaultKind::NoBatch),
             },
-            Some(What::Created(created)) => self.containers.created(created),
-            Some(What::Gone(gone)) => self.containers.gone(gone.container),
-            _ => {}
+            What::Stop(_) => self.tally.stop(),
+            What::Gone(gone) => {
+                self.containers.gone(gone.container);
+                if let Some(account) = self.account.as_mut().filter(|_| self.accounting) {
+                    account.gone(gone.container);
+                }
+            }
+            What::Created(created) => {
+                self.containers.created(created);
+                self.check_implied(item, batch, event, what);
+            }
+            What::Change(change) if !change.other_root => {}
+            What::Ended(_) => {}
+            _ => self.check_implied(item, batch, event, what),
         }
+    }
+
+    /// An event with which policy events go: each must be there.
+    fn check_implied(
+        &mut self,
+        item: &Item<'_>,
+        batch: &BatchView<'_>,
+        event: &proto::ContextEvent,
+        what: &What,
+    ) {
         let file = batch.file(event).unwrap_or_default();
         let time_ns = batch.time_ns(event);
+        let identity = batch.identity(event);
         let mut missing = None;
-        for provenance in self.containers.provenances(batch.container(event)) {
+        let mut found = None;
+        for provenance in self
+            .containers
+            .provenances(identity.map_or(0, container_of))
+        {
             let events = implied(event, &file, time_ns, &provenance);
-            let mut events = events.into_iter();
-            let lacking = events.find(|event| !of_event(event).any(|key| self.known.has(&key)));
-            match lacking {
-                Some(event) => missing.get_or_insert(event),
-                None => return,
-            };
+            match self.find(events) {
+                Ok(there) => {
+                    (missing, found) = (None, there);
+                    break;
+                }
+                Err(event) => _ = missing.get_or_insert(event),
+            }
         }
         if let Some(event) = missing {
             let name = shown(event.name.as_bytes());
             self.fault(item, FaultKind::NoPolicyEvent(name));
         }
+        let index = item.place.index;
+        let Some(account) = self.account.as_mut().filter(|_| self.accounting) else {
+            return;
+        };
+        match what {
+            What::Created(created) => {
+                let key = found.map(|(_, _, key)| key);
+                account.created(index, time_ns, created, key);
+            }
+            What::Mapping(_) | What::Breach(_) | What::Refused(_) | What::Change(_) => {
+                let policy_event = found.as_ref();
+                let seen = Seen {
+                    index,
+                    time_ns,
+                    identity,
+                    file: &file,
+                    policy_event: policy_event.map(|(event, mark, key)| (event, mark.index, *key)),
+                };
+                account.seen(&seen, what);
+            }
+            _ => {}
+        }
+    }
+
+    /// The last of these policy events as the list has it, or the first that it has not.
+    fn find(
+        &self,
+        events: Vec<PolicyEvent>,
+    ) -> Result<Option<(PolicyEvent, Mark, Key)>, PolicyEvent> {
+        let mut last = None;
+        for event in events {
+            let known = |key: Key| Some((*self.known.get(&key)?, key));
+            let there = of_event(&event).find_map(known);
+            match there {
+                Some((mark, key)) => last = Some((event, mark, key)),
+                None => return Err(event),
+            }
+        }
+        Ok(last)
     }
 
     /// A Start event says what the PCR held right before its own entry.
@@ -322,6 +462,10 @@ impl Judge {
             None => self.boot_id = Some(start.boot_id.clone()),
         }
         self.anchorage = Some(start.anchorage);
+        self.tally.start(start.reason, item.place.index);
+        if let Some(account) = self.account.as_mut().filter(|_| self.accounting) {
+            account.start(item.place.index, start);
+        }
         let pcr = item.entry.pcr;
         if let Some(expected) = start.pcr.filter(|expected| *expected != pcr) {
             let found = pcr;
@@ -373,7 +517,7 @@ impl Judge {
 
     fn note_violation(&mut self, item: &Item<'_>) {
         if !self.cima && item.entry.is_violation() {
-            self.violations.kernel += 1;
+            self.violations.note_kernels();
         }
         let Some(fields) = &item.fields else { return };
         let Some(rest) = fields.name.strip_prefix(VIOLATION) else {
@@ -386,21 +530,28 @@ impl Judge {
                 let detail = EscapedName(detail).to_string();
                 self.fault(item, FaultKind::ChainViolation(detail));
             }
-            b"hash" => self.violations.hash += 1,
-            b"path" => self.violations.path += 1,
-            b"loss" => self.violations.loss += 1,
-            _ => self.violations.other += 1,
+            kind => {
+                self.violations.note(kind);
+                if kind == b"loss" {
+                    let payload = fields.payload.unwrap_or_default();
+                    self.tally.loss(payload, item.place.index);
+                }
+            }
         }
     }
 
     /// Keeps the first fault of each kind: a list of a million wrong entries has one.
     fn fault(&mut self, item: &Item<'_>, kind: FaultKind) {
+        self.fault_at(item.place, item.name(), kind);
+    }
+
+    fn fault_at(&mut self, place: Place, name: Option<&[u8]>, kind: FaultKind) {
         if self
             .faults
             .iter()
             .all(|fault| discriminant(&fault.kind) != discriminant(&kind))
         {
-            let at = Some(Located::new(item.place, item.name()));
+            let at = Some(Located::new(place, name));
             self.faults.push(Fault::new(at, kind));
         }
     }
@@ -409,8 +560,23 @@ impl Judge {
     /// is judged, the first `required`: the rest was appended since.
     #[must_use]
     pub fn finish(mut self, required: u64) -> Judgement {
+        let account = self.account.take();
+        let mut judgement = self.conclude(required);
+        judgement.account_for(account);
+        judgement
+    }
+
+    /// The judgement but for what the list says of containers.
+    pub(super) fn conclude(mut self, required: u64) -> Judgement {
         let (banks, held) = self.comparison.finish();
+        let proven = self.entries - self.behind;
         let mut since = 0;
+        let (in_pcr, as_listed) = match held {
+            Held::NotCompared => (None, None),
+            Held::Whole => (Some(proven), None),
+            Held::First { entries, .. } => (Some(entries), None),
+            Held::Nothing { as_listed } => (Some(0), as_listed),
+        };
         let of_list = match held {
             _ if self.entries == 0 => Some((None, FaultKind::Empty)),
             Held::Whole => None,
@@ -428,7 +594,7 @@ impl Judge {
             }
             Held::NotCompared if self.vouched => None,
             Held::NotCompared => Some((None, FaultKind::NotAnchored)),
-            Held::Nothing => Some((None, FaultKind::NoReplay)),
+            Held::Nothing { .. } => Some((None, FaultKind::NoReplay)),
         };
         let cimas = self.cima || self.ours.is_some();
         let anchored = !self.not_anchored || self.vouched;
@@ -442,6 +608,9 @@ impl Judge {
         if self.ours.is_some() && self.entries > 0 && self.next_batch == 0 {
             self.faults.push(Fault::new(None, FaultKind::NotThere));
         }
+        let quote = self.quote.iter().flat_map(|quote| &quote.faults);
+        let quote = quote.map(|fault| Fault::new(None, FaultKind::Quote(fault.clone())));
+        self.faults.splice(0..0, quote);
         self.faults
             .extend(of_list.map(|(at, kind)| Fault::new(at, kind)));
         Judgement {
@@ -451,9 +620,15 @@ impl Judge {
             pcr: self.pcr,
             anchored: !self.not_anchored,
             since,
+            behind: self.behind,
+            in_pcr,
+            as_listed,
             banks,
             faults: self.faults,
             host: None,
+            quote: self.quote,
+            tally: self.tally,
+            findings: None,
             violations: self.violations,
             trusted_start: self.claimed_start && self.trust_start,
         }

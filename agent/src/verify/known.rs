@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 
-use ima_log::{Entry, HashAlgorithm};
+use ima_log::Entry;
 
 use crate::measure::{HostForm, HostKey, PolicyEvent};
 
@@ -25,17 +25,15 @@ pub(super) fn of_listed(form: HostForm, entry: &Entry) -> Option<Key> {
 
 /// Those that the entry of a ledger may have in the host's list.
 pub(super) fn of_own(form: HostForm, entry: &Entry) -> impl Iterator<Item = Key> {
-    let keys = form.keys_of_own(entry).into_iter();
+    let keys = form.keys_of_own(entry);
     keys.map(move |of| key(form, of))
 }
 
 /// Those that a policy event may have, where the list has its payload.
 pub(super) fn of_event(event: &PolicyEvent) -> impl Iterator<Item = Key> {
-    let payload = event.payload.as_bytes();
-    // A PCR that exists and a name that a list can have: else no list has it.
-    let entry = Entry::ima_buf(0, HashAlgorithm::Sha256, &event.name, payload).ok();
-    let keys = entry.map(|entry| Vec::from_iter(of_own(HostForm::Buffer, &entry)));
-    keys.unwrap_or_default().into_iter()
+    let form = HostForm::Buffer;
+    let keys = form.keys_of(event.name.as_bytes(), event.payload.as_bytes());
+    keys.map(move |of| key(form, of))
 }
 
 /// When the ledger must have what the host's list has.
@@ -72,8 +70,8 @@ impl Known {
         self.0.entry(key).or_insert(mark);
     }
 
-    pub(super) fn has(&self, key: &Key) -> bool {
-        self.0.contains_key(key)
+    pub(super) fn get(&self, key: &Key) -> Option<&Mark> {
+        self.0.get(key)
     }
 
     /// The ledger has it; false: the list has not.

@@ -7,24 +7,34 @@
 //! nothing in the list; the PCR values are the caller's to trust. Of each kind of fault the first is kept; memory
 //! grows with distinct policy events and containers only, by a key for each (`known`).
 
+mod account;
 mod anchor;
 mod batch;
 mod containers;
 mod fault;
+mod findings;
 mod host;
 mod judge;
 mod judgement;
 mod known;
+mod quote;
 mod references;
 mod start;
+mod tally;
 
+pub use account::Terms;
 pub use anchor::{Anchor, BankOutcome};
 pub(crate) use batch::Parts;
 pub use batch::{BatchView, EventView};
 pub use fault::{Fault, FaultKind, Located, Place};
+pub use findings::{AgentPart, ContainerFinding, Findings, Rating, Reason, ReasonKind};
 pub use host::{Extent, HostJudge};
 pub use judge::Judge;
-pub use judgement::{HostOutcome, Judgement, Warning};
+pub use judgement::{HostOutcome, Judgement, Usable, Warning};
+pub use quote::{
+    QuoteFault, QuoteInfo, QuoteKey, QuoteKeyError, QuoteOutcome, QuoteWarning, Quoted, Selected,
+};
 pub(crate) use references::Standing;
 pub use references::{Contradiction, References};
 pub use start::Start;
+pub use tally::{Counted, Tally};

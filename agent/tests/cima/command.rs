@@ -40,6 +40,13 @@ impl Ran {
         self.complained(words);
     }
 
+    /// Fails unless it ended with 2 and the usage, with `word` in it.
+    #[track_caller]
+    pub(crate) fn usage(&self, word: &str) {
+        assert_eq!((self.code, self.out.as_str()), (Some(2), ""), "{self:?}");
+        assert!(self.err.contains(word), "{word} is not in {}", self.err);
+    }
+
     /// Fails unless it ended with 2 and one sentence with all `words` on standard error.
     #[track_caller]
     pub(crate) fn complained(&self, words: &[&str]) {

@@ -17,7 +17,7 @@ use crate::{
 const BANK: HashAlgorithm = HashAlgorithm::Sha256;
 
 /// Extends the TPM with entries.
-fn extend(tpm: &Swtpm, pcr: u32, entries: &[Entry]) {
+pub(crate) fn extend(tpm: &Swtpm, pcr: u32, entries: &[Entry]) {
     let mut sink = PcrSink::open(&tpm.tcti(), pcr).unwrap();
     let banks: Vec<_> = sink.read().unwrap().iter().map(Digest::algorithm).collect();
     for entry in entries {
@@ -26,7 +26,7 @@ fn extend(tpm: &Swtpm, pcr: u32, entries: &[Entry]) {
     }
 }
 
-fn evidence(tpm: &Swtpm, nonce: &str, list: &str) -> Value {
+pub(crate) fn evidence(tpm: &Swtpm, nonce: &str, list: &str) -> Value {
     let tcti = tpm.tcti();
     let ran = cima(["evidence", "--nonce", nonce, "--tpm", &tcti, list]);
     assert_eq!(ran.code, Some(0), "{ran:?}");

@@ -130,6 +130,21 @@ impl List {
         self.batch_of(Vec::new(), Vec::new(), Vec::new(), events);
     }
 
+    /// What a task in `identity` did, with a file.
+    pub(crate) fn done(&mut self, identity: proto::Identity, file: proto::File, what: What) {
+        let subject = proto::Subject {
+            identity: 1,
+            ..Default::default()
+        };
+        let event = proto::ContextEvent {
+            subject: 1,
+            file: 1,
+            offset_ns: self.next_batch.cast_signed(),
+            ..event(what)
+        };
+        self.batch_of(vec![identity], vec![subject], vec![file], vec![event]);
+    }
+
     fn batch_of(
         &mut self,
         identities: Vec<proto::Identity>,

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a panic in a test keeps its stack")]
 
 mod command;
+mod containers;
 mod doctor;
 mod evidence;
 mod evmctl;
@@ -13,6 +14,7 @@ mod list;
 mod log;
 mod policy;
 mod query;
+mod quote;
 mod swtpm;
 mod tpm;
 mod tpm_faults;

@@ -146,9 +146,14 @@ fn a_flipped_byte_of_each_field_is_refused_and_located() {
     let cases: [(&str, usize, i32, &str); 8] = [
         ("pcr", start, 1, "entry 2, at byte"),
         ("template hash", start + 4, 1, &name),
-        ("template name length", start + 24, 2, "record"),
+        (
+            "template name length",
+            start + 24,
+            1,
+            "bad: entry 2, at byte",
+        ),
         ("template name", start + 28, 1, "is not known"),
-        ("data length", start + 35, 2, "record"),
+        ("data length", start + 35, 1, "bad: entry 3, at byte"),
         ("d-ng", start + 39 + 4 + 10, 1, &name),
         ("name", start + 39 + 4 + 40 + 4 + 30, 1, "its data hash to"),
         ("payload", end - 1, 1, &name),
@@ -300,18 +305,99 @@ fn a_list_longer_than_the_pcr_is_told_where() {
 }
 
 #[test]
-fn a_torn_list_is_no_verdict() {
+fn a_torn_list_is_located_and_what_is_before_it_is_usable_as_far_as_the_pcr_shows() {
     let list = List::good();
     let offsets = list.offsets();
-    let at = format!("byte {}", offsets[4]);
-    let ran = verify(&list.binary()[..offsets[4] + 9], &list.values(), &[]);
-    ran.refused(&[
-        "list.ima: record 4",
-        &at,
-        "the list ends inside it, after 9 of its bytes",
-    ]);
+    let torn = &list.binary()[..offsets[4] + 9];
+    let at = format!(
+        "bad: entry 4, at byte {}: the list ends inside it, after 9 of its bytes",
+        offsets[4]
+    );
+    // The entry was extended, and so is needed.
+    bad(
+        &verify(torn, &list.values(), &[]),
+        &[&at, "usable: entries 0 to 3 are right in themselves, but"],
+    );
+    // It was not.
+    let values = replayed(&list.entries[..4]);
+    bad(
+        &verify(torn, &values, &[]),
+        &[
+            &at,
+            "usable: entries 0 to 3 are in the PCR; behind is entry 4",
+        ],
+    );
+    let verdict = verify(torn, &values, &["--json"]).json();
+    let fault = &verdict["faults"][0];
+    assert_eq!(fault["kind"], "torn");
+    assert_eq!(
+        (fault["index"].as_u64(), fault["offset"].as_u64()),
+        (Some(4), Some(offsets[4] as u64))
+    );
+    assert_eq!(verdict["usable"]["entries"], 4);
+    assert_eq!(verdict["usable"]["in_pcr"], true);
+    // Of nothing, nothing can be said.
     let ran = verify(&list.binary()[..2], &list.values(), &[]);
     ran.refused(&["record 0, at byte 0"]);
+}
+
+#[test]
+fn an_altered_entry_is_told_from_the_rest_by_the_hash_in_its_record() {
+    let list = List::good();
+    for (index, offset) in list.offsets().into_iter().take(9).enumerate() {
+        let mut bytes = list.binary();
+        // In the digest of the payload.
+        bytes[offset + 39 + 4 + 12] ^= 1;
+        let ran = verify(&bytes, &list.values(), &["--json"]);
+        let verdict = ran.json();
+        assert_eq!(ran.code, Some(1));
+        assert_eq!(verdict["faults"][0]["kind"], "entry");
+        assert_eq!(verdict["faults"][0]["index"], index);
+        let usable = &verdict["usable"];
+        assert_eq!(
+            (&usable["entries"], &usable["in_pcr"]),
+            (&index.into(), &true.into())
+        );
+        assert_eq!(usable["rest_in_bank"], "sha1");
+        // Without the bank of that hash the rest is not told from what is altered.
+        let verdict = verify(&bytes, &list.values()[1..], &["--json"]).json();
+        let usable = &verdict["usable"];
+        assert_eq!(
+            (&usable["entries"], &usable["in_pcr"]),
+            (&index.into(), &false.into())
+        );
+        assert!(usable["rest_in_bank"].is_null());
+    }
+    let mut bytes = list.binary();
+    bytes[list.offsets()[5] + 39 + 4 + 12] ^= 1;
+    bad(
+        &verify(&bytes, &list.values(), &[]),
+        &[
+            "usable: entries 0 to 4 are in the PCR, and so is what is behind but for altered entries",
+        ],
+    );
+}
+
+#[test]
+fn a_segment_that_ends_in_a_record_does_not_hide_the_next() {
+    let files = Files::new();
+    let mut list = List::good();
+    let first = list.binary();
+    list.foreign();
+    let entries = list.entries.len();
+    list.start(Reason::ChainBroken);
+    files.write("boot/00000001.ima", &first[..first.len() - 5]);
+    files.write("boot/00000002.ima", binary(&list.entries[entries..]));
+    let words = vec!["verify".to_owned(), files.path("boot")];
+    bad(
+        &cima([words, pcr_args(&list.values())].concat()),
+        &[
+            "bad: entry 8, at byte",
+            "of segment 1: the list ends inside it",
+            "fault: entry 8, at byte 0 of segment 2 (cima-ctx:4): the chain is broken here",
+            "sha256 match",
+        ],
+    );
 }
 
 #[test]
