@@ -51,6 +51,15 @@ pub(super) struct Claim {
     pub(super) config: Option<String>,
 }
 
+/// What came with a container's overlay, from the store around it.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Beside<'a> {
+    /// The container's name.
+    pub(super) name: Option<&'a str>,
+    /// Of its image.
+    pub(super) published: Option<&'a Published>,
+}
+
 impl Engine {
     /// Who made a container in this bundle, whose place engines choose; annotations are anybody's.
     pub(super) fn of(bundle: &Path, annotations: &HashMap<String, String>) -> Self {
@@ -85,14 +94,15 @@ impl Engine {
         }
     }
 
-    /// What its store says of container `id` in `bundle`; `published` is what came with the container's overlay.
+    /// What its store says of container `id` in `bundle`.
     pub(super) fn claim(
         self,
         id: &str,
         bundle: &Path,
         annotations: &HashMap<String, String>,
-        published: Option<&Published>,
+        beside: Beside<'_>,
     ) -> Claim {
+        let Beside { name, published } = beside;
         let annotation = |key: &str| annotations.get(key).cloned();
         match self {
             Self::Docker => {
@@ -115,7 +125,8 @@ impl Engine {
             }
             Self::Podman | Self::CriO | Self::Unknown => Claim {
                 name: annotation("io.kubernetes.cri-o.ContainerName")
-                    .or_else(|| annotation("io.podman.annotations.name")),
+                    .or_else(|| annotation("io.podman.annotations.name"))
+                    .or_else(|| name.map(str::to_owned)),
                 reference: published.and_then(|published| published.reference.clone()),
                 manifest: published.and_then(|published| published.manifest.clone()),
                 config: published.map(|published| published.config.clone()),

@@ -233,6 +233,14 @@ impl Root {
         }
     }
 
+    /// The container's name, as far as the engine's store tells.
+    pub(super) fn name(&self) -> Option<&str> {
+        match self {
+            Self::Overlay(container) => container.name(),
+            Self::Directory(_) => None,
+        }
+    }
+
     fn read(&self, options: &Options<'_>) -> Result<Image, RootError> {
         match self {
             Self::Overlay(container) => Ok(container.read(options)?),

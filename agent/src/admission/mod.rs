@@ -421,7 +421,11 @@ impl Containers {
         let took = began.elapsed();
         // Root's stores are not opened for what a user says.
         let claim = if peer == 0 {
-            engine.claim(&state.id, &state.bundle, &annotations, published)
+            let beside = engine::Beside {
+                name: root.as_ref().ok().and_then(|root| root.name()),
+                published,
+            };
+            engine.claim(&state.id, &state.bundle, &annotations, beside)
         } else {
             engine::Claim::default()
         };

@@ -91,6 +91,9 @@ pub struct ImageClaim {
     /// The name in that.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reference_name: Option<String>,
+    /// Of what was measured there is no reference, but of other images that go by the name that the engine calls it: these.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub published: Vec<String>,
 }
 
 /// What the admission policy said.
@@ -177,8 +180,8 @@ impl Why {
     pub fn words(self) -> &'static str {
         match self {
             Self::Volume => "out of a volume",
-            Self::Changed => "the image has another content there",
-            Self::NotInImage => "not in the image",
+            Self::Changed => "the reference has another content there",
+            Self::NotInImage => "not in the reference",
             Self::Incomparable => "hashed otherwise than the reference",
             Self::NoDigest => "could not be hashed",
         }
@@ -216,8 +219,9 @@ impl Query<'_> {
             .as_ref()
             .and_then(|created| serde_json::from_str(&created.input).ok())
             .unwrap_or_default();
-        let image: Option<ImageDigest> = container.image.parse().ok();
-        let (drift, as_referenced) = self.drift(container, image.as_ref(), references)?;
+        let measured: Option<ImageDigest> = container.image.parse().ok();
+        let (image, published) = claim(&input, measured, references);
+        let (drift, as_referenced) = self.drift(container, &published, references)?;
         let of = |kinds: Vec<Kind>, violations| Filter {
             kinds,
             violations,
@@ -229,7 +233,7 @@ impl Query<'_> {
             v: VERSION,
             verdict: Finding::Unknown,
             reasons: Vec::new(),
-            image: claim(&input, image.as_ref(), references),
+            image,
             admission: created
                 .as_ref()
                 .zip(event)
@@ -295,11 +299,11 @@ impl Query<'_> {
         Ok(events)
     }
 
-    /// What it executed, beside what its image has; and how many files were as they should be.
+    /// What it executed, beside what these images have; and how many files were as they should be.
     fn drift(
         &mut self,
         container: &Container,
-        image: Option<&ImageDigest>,
+        images: &[ImageDigest],
         references: &References,
     ) -> Result<(Vec<Drift>, u64), QueryError> {
         let mut statement = self.index.connection.prepare_cached(
@@ -325,7 +329,7 @@ impl Query<'_> {
                 continue;
             };
             let event = self.event(&hit)?;
-            match standing(&event, path, digest.as_deref(), image, references) {
+            match standing(&event, path, digest.as_deref(), images, references) {
                 Some((why, expected)) => drift.push(Drift {
                     path: shown(path),
                     digest: digest.clone(),
@@ -335,7 +339,7 @@ impl Query<'_> {
                     event: event.id,
                     first_seen: event.time,
                 }),
-                None if image.is_some_and(|image| references.has(image)) => as_referenced += 1,
+                None if !images.is_empty() => as_referenced += 1,
                 None => {}
             }
         }
@@ -343,12 +347,12 @@ impl Query<'_> {
     }
 }
 
-/// How a file differs from what its image has, and what that is; `None`: it does not, or nothing is known.
+/// How a file differs from what each of these images has, and what the first has; `None`: it does not, or nothing is known.
 fn standing(
     event: &Event,
     path: &[u8],
     digest: Option<&str>,
-    image: Option<&ImageDigest>,
+    images: &[ImageDigest],
     references: &References,
 ) -> Option<(Why, Option<String>)> {
     if event.volume.is_some() {
@@ -362,7 +366,10 @@ fn standing(
     let Some(digest) = digest else {
         return Some((Why::NoDigest, None));
     };
-    match references.standing(image?, path, &digest) {
+    let of_each = images
+        .iter()
+        .map(|image| references.standing(image, path, &digest));
+    match of_each.min_by_key(|standing| *standing != OfReference::Known)? {
         OfReference::Known | OfReference::NoReference => None,
         OfReference::Changed { expected } => {
             let expected = format!("sha256:{}", hex::encode(expected));
@@ -392,6 +399,9 @@ impl Explanation {
             Standing::Unmeasured => reasons.push("its image could not be measured".to_owned()),
             Standing::Clean | Standing::Violations => {}
         }
+        if let (Some(name), false) = (&self.image.reference, self.image.published.is_empty()) {
+            reasons.push(format!("its image is none that was published as {name}"));
+        }
         let counted = |count: usize, one: &str, more: &str| match count {
             0 => None,
             1 => Some(format!("1 {one}")),
@@ -400,13 +410,13 @@ impl Explanation {
         let drift = |why: Why| self.drift.iter().filter(|drift| drift.why == why).count();
         reasons.extend(counted(
             drift(Why::Changed),
-            "executed file has another content than in its image",
-            "executed files have another content than in its image",
+            "executed file has another content than in the reference",
+            "executed files have another content than in the reference",
         ));
         reasons.extend(counted(
             drift(Why::NotInImage),
-            "executed file is not in its image",
-            "executed files are not in its image",
+            "executed file is not in the reference",
+            "executed files are not in the reference",
         ));
         reasons.extend(counted(
             drift(Why::Volume),
@@ -458,17 +468,31 @@ fn texts(input: &Value, pointer: &str) -> Vec<String> {
         .collect()
 }
 
-fn claim(input: &Value, image: Option<&ImageDigest>, references: &References) -> ImageClaim {
-    ImageClaim {
-        reference: text(input, "/image/reference"),
+/// What is claimed of an image, and of which images the references are that it must be like: its own, or those of its name.
+fn claim(
+    input: &Value,
+    measured: Option<ImageDigest>,
+    references: &References,
+) -> (ImageClaim, Vec<ImageDigest>) {
+    let reference = text(input, "/image/reference");
+    let known = measured.filter(|image| references.has(image));
+    let of_name = match (known, input.pointer("/image/reference")) {
+        (None, Some(Value::String(name))) if measured.is_some() => references.named(name),
+        _ => Vec::new(),
+    };
+    let claim = ImageClaim {
+        reference,
         manifest_digest: text(input, "/image/manifest_digest"),
         config_digest: text(input, "/image/config_digest"),
-        measured: image.map(ToString::to_string),
-        has_reference: image.is_some_and(|image| references.has(image)),
-        reference_name: image
-            .and_then(|image| references.name(image))
+        measured: measured.as_ref().map(ToString::to_string),
+        has_reference: known.is_some(),
+        reference_name: known
+            .and_then(|image| references.name(&image).map(str::to_owned))
             .map(|name| shown(name.as_bytes())),
-    }
+        published: of_name.iter().map(ToString::to_string).collect(),
+    };
+    let images = known.map_or(of_name, |image| vec![image]);
+    (claim, images)
 }
 
 fn admission(created: &proto::Created, input: &Value, event: String) -> Admission {

@@ -187,6 +187,16 @@ fn of_event(event: proto::ContextEvent, time_ns: u64, parts: Parts) -> Fact<'sta
         What::Change(change) if change.container != 0 => {
             fact.home = Home::Registered(change.container);
         }
+        // Who makes a namespace nobody announced is in the one before: the host's, most often.
+        What::Change(change)
+            if change.kind == i32::from(proto::change::Kind::Made)
+                && matches!(fact.home, Home::Namespace { .. }) =>
+        {
+            fact.home = Home::Namespace {
+                inode: change.mnt_ns,
+                generation: change.mnt_generation,
+            };
+        }
         What::Start(start) => fact.news = News::Start(Box::new(start)),
         What::Created(created) => {
             fact.home = Home::Registered(created.container);
@@ -271,5 +281,48 @@ fn home(identity: proto::Identity) -> (Home, String) {
             (namespace, identity.container_id)
         }
         number => (Home::Registered(number), String::new()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proto::change::Kind as Change;
+
+    #[test]
+    fn namespaces_that_are_made_are_where_that_happened_and_not_where_who_made_them_was() {
+        let home = |kind: Change, container, identity: proto::Identity| {
+            let change = proto::Change {
+                kind: kind.into(),
+                mnt_ns: 5,
+                mnt_generation: 9,
+                container,
+                ..Default::default()
+            };
+            let event = proto::ContextEvent {
+                what: Some(What::Change(change)),
+                ..Default::default()
+            };
+            let parts = Parts {
+                identity: Some(identity),
+                subject: None,
+                file: None,
+            };
+            of_event(event, 0, parts).home
+        };
+        let of_host = proto::Identity {
+            mnt_ns: 1,
+            mnt_generation: 2,
+            ..Default::default()
+        };
+        let namespace = |inode, generation| Home::Namespace { inode, generation };
+        assert_eq!(home(Change::Made, 0, of_host.clone()), namespace(5, 9));
+        assert_eq!(home(Change::Joined, 0, of_host.clone()), namespace(1, 2));
+        assert_eq!(home(Change::Joined, 7, of_host), Home::Registered(7));
+        let inside = proto::Identity {
+            container: 7,
+            ..Default::default()
+        };
+        assert_eq!(home(Change::Made, 0, inside), Home::Registered(7));
     }
 }

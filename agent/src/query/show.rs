@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     cli::entry_json::EntryJson,
-    measure::proto,
+    measure::{Anchorage, proto},
     verify::{Place, Start},
 };
 
@@ -34,11 +34,16 @@ pub struct Shown {
     pub offset: u64,
     /// The template hash, as the list has it.
     pub template_hash: String,
-    /// What each bank was extended with.
+    /// What anchors the list, as it says: `kernel`, `ima-file`, `pcr` or `none`; absent: it is a kernel's own list.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sink: Option<String>,
+    /// What each bank was extended with; empty where nothing was, and with `ima-file`, whose entries the host's list has in another
+    /// form.
     pub extended: Vec<String>,
     /// The PCR.
     pub pcr: u32,
-    /// What each bank held with this entry, if it held before the list what the list says.
+    /// What each bank held with this entry, if it held before the list what the list says; empty where others extend the
+    /// PCR, too: the host's list has what lies between.
     pub pcr_after: Vec<String>,
     /// The entry's template data, hexadecimal: what the hashes are of.
     pub data_hex: String,
@@ -71,6 +76,11 @@ impl Query<'_> {
             segment: own.segmented.then_some(segment),
         };
         let json = serde_json::to_value(EntryJson::new(place, &entry));
+        let (sink, held) = held_after(&own, place.index, entry.pcr)?;
+        let banks = match sink {
+            None | Some(Anchorage::Kernel | Anchorage::Pcr) => &BANKS[..],
+            Some(Anchorage::ImaFile | Anchorage::None) => &[],
+        };
         Ok(Some(Shown {
             v: VERSION,
             event,
@@ -78,15 +88,13 @@ impl Query<'_> {
             segment: place.segment,
             offset,
             template_hash: entry.template_hash.to_string(),
-            extended: BANKS
+            sink: sink.map(|sink| sink.name().to_owned()),
+            extended: banks
                 .iter()
                 .map(|bank| entry.extend_value(*bank).to_string())
                 .collect(),
             pcr: entry.pcr,
-            pcr_after: held_after(&own, place.index, entry.pcr)?
-                .iter()
-                .map(ToString::to_string)
-                .collect(),
+            pcr_after: held.iter().map(ToString::to_string).collect(),
             data_hex: hex::encode(&entry.data),
             entry: json.unwrap_or_default(),
         }))
@@ -150,16 +158,25 @@ fn parts(name: &str) -> Option<(&str, &str, i64, Option<u32>)> {
     Some((node, boot, entry, nth))
 }
 
-/// What the PCR's banks held when the entry of that number was in it: from what the list says that they held before it, and zeros where
-/// it says nothing.
-fn held_after(list: &List, entry: u64, pcr: u32) -> Result<Vec<Digest>, QueryError> {
+/// What anchors the list, and what the PCR's banks held when the entry of that number was in it: from what the list says that they held
+/// before it, and zeros where it says nothing.
+fn held_after(
+    list: &List,
+    entry: u64,
+    pcr: u32,
+) -> Result<(Option<Anchorage>, Vec<Digest>), QueryError> {
     let mut records = Records::new(list, At::START)?;
     let mut own = Entry::default();
     let mut replay = Replay::new(&BANKS);
     let mut banks: Vec<HashAlgorithm> = Vec::new();
+    let mut sink = None;
     while let Some(read) = records.read(&mut own) {
         let Ok(at) = read else { continue };
         if let Some(start) = begins(at.entry, &own) {
+            sink = Some(start.anchorage);
+            if start.anchorage != Anchorage::Pcr {
+                return Ok((sink, Vec::new()));
+            }
             banks = start.values.iter().map(Digest::algorithm).collect();
             for value in start.values {
                 replay = replay.with_start(pcr, value);
@@ -175,7 +192,7 @@ fn held_after(list: &List, entry: u64, pcr: u32) -> Result<Vec<Digest>, QueryErr
         banks = vec![HashAlgorithm::Sha1, HashAlgorithm::Sha256];
     }
     let values = banks.into_iter().filter_map(|bank| replay.value(pcr, bank));
-    Ok(values.collect())
+    Ok((sink, values.collect()))
 }
 
 /// What a Start says that banks held, where it counts: at the list's beginning, and where the chain is broken.

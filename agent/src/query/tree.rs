@@ -55,6 +55,9 @@ pub struct Executed {
     /// Its user.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub uid: Option<u32>,
+    /// Who logged in; absent: nobody.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub login_uid: Option<u32>,
 }
 
 /// A process of a boot of a node: a number is used again, a start is not.
@@ -129,6 +132,7 @@ impl Forest {
             digest: event.digest,
             args: event.args,
             uid: Some(process.uid),
+            login_uid: process.login_uid,
         };
         let known = self.know(&own);
         known.comm = process.comm;

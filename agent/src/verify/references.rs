@@ -101,6 +101,15 @@ impl References {
         self.0.get(image)?.name.as_deref()
     }
 
+    /// The images that were found under a name when their references were made, in the order of their digests.
+    pub(crate) fn named(&self, name: &str) -> Vec<ImageDigest> {
+        let of_name = |known: &Known| known.name.as_deref() == Some(name);
+        let images = self.0.iter().filter(|(_, known)| of_name(known));
+        let mut images: Vec<_> = images.map(|(image, _)| *image).collect();
+        images.sort_by_key(ToString::to_string);
+        images
+    }
+
     pub(crate) fn standing(&self, image: &ImageDigest, path: &[u8], digest: &Digest) -> Standing {
         let Some(known) = self.0.get(image) else {
             return Standing::NoReference;

@@ -10,7 +10,7 @@ use std::{
 };
 
 use ima_log::{HashAlgorithm, Replay};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::{TempDir, tempdir};
 
 use crate::{
@@ -417,6 +417,50 @@ fn containers_are_told_with_their_image_their_end_and_what_was_wrong() {
         let some = containers.iter().any(|own| own["verdict"] == verdict);
         assert!(some, "no container is {verdict}");
     }
+}
+
+#[test]
+fn an_image_that_is_another_than_was_published_under_its_name_speaks_against_a_container() {
+    let containers = FLEET.lines(&["ps"]);
+    let own = containers.iter().find(|own| own["verdict"] == "clean");
+    let own = own.unwrap();
+    let id = text(own, "/container/id");
+    let files = FLEET.lines(&["files", "-c", id, "-k", "map"]);
+    let [known, changed, ..] = &files[..] else {
+        panic!("{files:?}")
+    };
+    let executable = |file: &Value, digest: &str| {
+        let sha256 = digest.trim_start_matches("sha256:");
+        json!({"path": file["path"], "sha256": sha256, "why": ["elf"]})
+    };
+    let other = "5".repeat(64);
+    let mut executables = [
+        executable(known, text(known, "/digest")),
+        executable(changed, &other),
+    ];
+    executables.sort_by_key(|own| text(own, "/path").to_owned());
+    let published = format!("sha256:{}", "a".repeat(64));
+    let reference = json!({
+        "cima-reference": 1, "image": published, "name": text(own, "/container/image_name"),
+        "manifest": null, "config": null, "platform": null, "labels": {}, "annotations": {},
+        "executables": executables,
+    });
+    let path = FLEET.dir.path().join("reference.json");
+    fs::write(&path, reference.to_string()).unwrap();
+    let alone = FLEET.ask(&["explain", id, "--json"]);
+    assert_eq!(alone.code, Some(0), "{alone:?}");
+    assert_eq!(lines(&alone.out)[0]["verdict"], "unknown");
+    let reference = format!("--reference={}", path.display());
+    let ran = FLEET.ask(&["explain", id, &reference, "--json"]);
+    assert_eq!(ran.code, Some(1), "{ran:?}");
+    let said = lines(&ran.out).remove(0);
+    assert_eq!(said["image"]["published"], json!([published]), "{said}");
+    assert_eq!(said["as_referenced"], 1, "{said}");
+    let reasons = said["reasons"].to_string();
+    assert!(reasons.contains("none that was published as"), "{reasons}");
+    let drift = said["drift"].as_array().unwrap();
+    let drift = drift.iter().find(|own| own["path"] == changed["path"]);
+    assert_eq!(drift.unwrap()["expected"], format!("sha256:{other}"));
 }
 
 #[test]

@@ -20,7 +20,7 @@ use rustix::io::Errno;
 use crate::source::directory::OverlayAttributes;
 use crate::source::mountinfo::{self, Mount, MountInfoError, OverlayOptionsError};
 use crate::source::overlay::{Lower, OverlayError, WhiteoutNames};
-use crate::source::storage::{StorageError, Store};
+use crate::source::storage::{Said, StorageError, Store};
 use crate::source::{Options, overlay};
 use crate::{Image, Published};
 
@@ -151,7 +151,7 @@ pub struct Container {
     attributes: OverlayAttributes,
     root: (u32, u32),
     mounts: Vec<Vec<u8>>,
-    published: Option<Published>,
+    said: Said,
 }
 
 /// Reads the image below a container; see [`Container::find`] for what it may be called.
@@ -218,7 +218,7 @@ impl Container {
     /// [`ContainerError::Overlay`]
     pub fn read(&self, options: &Options<'_>) -> Result<Image, ContainerError> {
         let mut image = overlay::read(&self.lower, self.attributes, options)?;
-        image.published = self.published.clone();
+        image.published = self.said.published.clone();
         Ok(image)
     }
 
@@ -240,7 +240,13 @@ impl Container {
     /// What its publisher said, as far as the engine's store tells.
     #[must_use]
     pub fn published(&self) -> Option<&Published> {
-        self.published.as_ref()
+        self.said.published.as_ref()
+    }
+
+    /// Its name, as far as the engine's store tells.
+    #[must_use]
+    pub fn name(&self) -> Option<&str> {
+        self.said.name.as_deref()
     }
 
     /// The directory that has what was written in the container; one that is read only has none.
@@ -280,7 +286,7 @@ impl Container {
             attributes: known.attributes,
             root: known.root,
             mounts,
-            published: known.published,
+            said: known.said,
         })
     }
 
@@ -303,9 +309,9 @@ impl Container {
         let lower = open_all(&told.lower, upper.as_deref(), home.as_deref())?;
         let layer = upper.as_deref().and_then(Path::parent);
         let layer = layer.and_then(Path::file_name).and_then(OsStr::to_str);
-        let published = match home.as_deref().zip(layer) {
-            Some((home, layer)) => Store::published_beside(home, layer)?,
-            None => None,
+        let said = match home.as_deref().zip(layer) {
+            Some((home, layer)) => Store::said_beside(home, layer)?,
+            None => Said::default(),
         };
         let below = |mount: &Mount| below_root(&mount.point, &root.point);
         Ok(Self {
@@ -314,7 +320,7 @@ impl Container {
             attributes: told.attributes,
             root: (process.root_id("uid_map")?, process.root_id("gid_map")?),
             mounts: mounts.iter().filter_map(below).collect(),
-            published,
+            said,
         })
     }
 }

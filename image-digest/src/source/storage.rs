@@ -156,6 +156,14 @@ pub(crate) struct Known {
     pub(crate) attributes: OverlayAttributes,
     /// User and group that are 0 in the container.
     pub(crate) root: (u32, u32),
+    pub(crate) said: Said,
+}
+
+/// What a store says of a container.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Said {
+    pub(crate) name: Option<String>,
+    /// Of its image.
     pub(crate) published: Option<Published>,
 }
 
@@ -233,9 +241,12 @@ impl Store {
                 root_of(own.users.as_deref()),
                 root_of(own.groups.as_deref()),
             ),
-            published: match chain.first() {
-                Some((_, top)) => self.published_of(&container, top)?,
-                None => None,
+            said: Said {
+                published: match chain.first() {
+                    Some((_, top)) => self.published_of(&container, top)?,
+                    None => None,
+                },
+                name: container.name(),
             },
             id: container.id.0,
         })
@@ -267,17 +278,14 @@ impl Store {
         }
     }
 
-    /// What the publisher said of the image below the layer of a container, found by the driver's directory: the store
-    /// is around it, if it is one of podman's or CRI-O's.
-    pub(crate) fn published_beside(
-        home: &Path,
-        layer: &str,
-    ) -> Result<Option<Published>, StorageError> {
+    /// What is said of the container with a layer, found by the driver's directory: the store is around it, if it is one of
+    /// podman's or CRI-O's.
+    pub(crate) fn said_beside(home: &Path, layer: &str) -> Result<Said, StorageError> {
         let Some((path, name)) = home.parent().zip(home.file_name()) else {
-            return Ok(None);
+            return Ok(Said::default());
         };
         let Some(driver) = config::driver(name).filter(|driver| *driver != Driver::Vfs) else {
-            return Ok(None);
+            return Ok(Said::default());
         };
         let path = path.to_owned();
         let store = Self {
@@ -286,17 +294,23 @@ impl Store {
             mount_program: false,
         };
         let Some(root) = store.roots.first() else {
-            return Ok(None);
+            return Ok(Said::default());
         };
         let containers = root.containers(None)?;
         let Some(container) = containers.into_iter().find(|one| one.layer.0 == layer) else {
-            return Ok(None);
+            return Ok(Said::default());
         };
         let (root, record) = store.layer(&container.layer)?;
-        match record.parent.filter(|id| !id.is_empty()) {
-            Some(top) => store.published_of(&container, &Id::checked(&top, &root.file("layers"))?),
-            None => Ok(None),
-        }
+        let published = match record.parent.filter(|id| !id.is_empty()) {
+            Some(top) => {
+                store.published_of(&container, &Id::checked(&top, &root.file("layers"))?)?
+            }
+            None => None,
+        };
+        Ok(Said {
+            name: container.name(),
+            published,
+        })
     }
 
     /// What the publisher said of a container's image, if the store still has it and the container's layers

@@ -217,6 +217,7 @@ fn told(site: &Site, runtime: Runtime) {
     );
     let input: Value = serde_json::from_str(&text(&told["input"])).expect("the input is JSON");
     assert_eq!(input["container"]["engine"], "podman", "{input}");
+    assert_eq!(input["container"]["name"], "told", "{input}");
     assert_eq!(input["image"]["reference"], DEBIAN, "{input}");
     assert!(
         text(&input["image"]["config_digest"]).starts_with("sha256:"),

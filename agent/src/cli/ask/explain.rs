@@ -14,7 +14,7 @@ use super::{AskError, Filters, Lists, events, json_line, named, print, seconds};
 use crate::{
     cli::verdict::Paint,
     exit::Outcome,
-    query::{Explanation, Finding, Pattern, Query},
+    query::{Explanation, Finding, Pattern, Query, Volume},
     verify::{Contradiction, References},
 };
 
@@ -209,7 +209,12 @@ fn text(out: &mut dyn Write, own: &Explanation, paint: Paint) -> io::Result<()> 
         line(out, "admission", &said)?;
         line(out, "by policy", &admission.policy)?;
     }
-    for volume in &own.volumes {
+    // Engines put hosts, hostname and the like into each container: what lies in a directory called like it.
+    let is_engines = |volume: &&Volume| {
+        volume.executed == 0 && !container.id.is_empty() && volume.source.contains(&container.id)
+    };
+    let engines = own.volumes.iter().filter(is_engines).count();
+    for volume in own.volumes.iter().filter(|volume| !is_engines(volume)) {
         let executed = match volume.executed {
             0 => String::new(),
             executed => format!(" ({executed} executed)"),
@@ -220,6 +225,9 @@ fn text(out: &mut dyn Write, own: &Explanation, paint: Paint) -> io::Result<()> 
             "volume",
             &format!("{source} at {destination}{executed}"),
         )?;
+    }
+    if engines > 0 {
+        line(out, "", &format!("and {engines} of the engine's own"))?;
     }
     for change in &own.upper {
         line(out, "upper layer", change)?;
@@ -234,7 +242,7 @@ fn text(out: &mut dyn Write, own: &Explanation, paint: Paint) -> io::Result<()> 
             &format!("{} {digest} ({why})  {}", drift.path, drift.event),
         )?;
         if let Some(expected) = &drift.expected {
-            line(out, "", &format!("in the image: {expected}"))?;
+            line(out, "", &format!("in the reference: {expected}"))?;
         }
     }
     for event in own.joined.iter().chain(&own.violations) {
@@ -253,10 +261,14 @@ fn image(out: &mut dyn Write, own: &Explanation, line: Line<'_>) -> io::Result<(
     line(out, "manifest", &text(&image.manifest_digest))?;
     let measured = image.measured.as_deref().unwrap_or("not measured");
     line(out, "measured", measured)?;
+    let as_in_it = format!("{} executed files are as in it", own.as_referenced);
     let reference = match (image.has_reference, &image.reference_name) {
-        (true, Some(name)) => format!("{name}; {} executed files are as in it", own.as_referenced),
-        (true, None) => format!("given; {} executed files are as in it", own.as_referenced),
+        (true, Some(name)) => format!("{name}; {as_in_it}"),
+        (true, None) => format!("given; {as_in_it}"),
         (false, _) => "none of this image".to_owned(),
     };
+    for published in &image.published {
+        line(out, "published", &format!("{published}; {as_in_it}"))?;
+    }
     line(out, "reference", &reference)
 }

@@ -63,6 +63,9 @@ fn text(out: &mut dyn Write, shown: &Shown, paint: Paint) -> io::Result<()> {
         shown.offset
     )?;
     writeln!(out, "template hash {}", shown.template_hash)?;
+    if let Some(sink) = &shown.sink {
+        writeln!(out, "sink          {sink}, PCR {}", shown.pcr)?;
+    }
     for value in &shown.extended {
         writeln!(out, "extended with {value}")?;
     }
@@ -72,7 +75,20 @@ fn text(out: &mut dyn Write, shown: &Shown, paint: Paint) -> io::Result<()> {
     for ancestor in &shown.event.ancestors {
         writeln!(out, "ancestor      {} ({})", ancestor.comm, ancestor.pid)?;
     }
-    let entry = serde_json::to_string_pretty(&shown.entry).unwrap_or_default();
-    writeln!(out, "{entry}")?;
-    writeln!(out, "data          {}", shown.data_hex)
+    // Of a batch, which may have thousands, the one.
+    let number = shown.event.event.and_then(|number| number.try_into().ok());
+    let events = shown.entry.pointer("/batch/events");
+    let own = number.and_then(|number: usize| events?.get(number));
+    let text = serde_json::to_string_pretty(own.unwrap_or(&shown.entry)).unwrap_or_default();
+    writeln!(out, "{text}")?;
+    match own {
+        Some(_) => {
+            let bytes = shown.data_hex.len() / 2;
+            writeln!(
+                out,
+                "data          {bytes} bytes, of all events of the entry: --json has them"
+            )
+        }
+        None => writeln!(out, "data          {}", shown.data_hex),
+    }
 }

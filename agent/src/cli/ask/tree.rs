@@ -85,13 +85,11 @@ fn text(out: &mut dyn Write, branch: &Branch) -> io::Result<()> {
         let path = executed.path.as_deref().unwrap_or("?");
         let digest = executed.digest.as_deref().unwrap_or_default();
         let args = executed.args.get(1..).unwrap_or_default().join(" ");
-        let uid = executed
-            .uid
-            .map(|uid| format!("uid {uid} "))
-            .unwrap_or_default();
+        let who = |what, id: Option<u32>| id.map(|id| format!("{what} {id} ")).unwrap_or_default();
+        let (uid, login) = (who("uid", executed.uid), who("login", executed.login_uid));
         writeln!(
             out,
-            "{indent}  > {} {uid}{path} {args} {}",
+            "{indent}  > {} {uid}{login}{path} {args} {}",
             seconds(executed.time.as_deref()),
             digest.get(..19).unwrap_or(digest)
         )?;

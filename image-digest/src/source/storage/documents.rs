@@ -69,6 +69,13 @@ pub(super) struct ContainerRecord {
     pub(super) layer: Id,
 }
 
+impl ContainerRecord {
+    /// Its first name: engines give one.
+    pub(super) fn name(&self) -> Option<String> {
+        self.names.as_ref()?.first().cloned()
+    }
+}
+
 impl Id {
     pub(super) fn checked(text: &str, file: &Path) -> Result<Self, StorageError> {
         Self::try_from(text.to_owned()).map_err(|reason| StorageError::Document {

@@ -180,20 +180,19 @@ fn a_container_that_does_not_run_has_its_image_and_its_own_directory() {
         assert_eq!(known.upper, diff('c'));
         assert_eq!(known.attributes, OverlayAttributes::Trusted);
         assert_eq!(known.root, (10_000, 0));
+        assert_eq!(known.said.name.as_deref(), Some("web"));
         assert_eq!(
-            known.published.unwrap().reference.as_deref(),
+            known.said.published.unwrap().reference.as_deref(),
             Some("localhost/mine:1")
         );
     }
-    let beside = |layer: char| Store::published_beside(&rig.at("overlay"), &id(layer)).unwrap();
-    assert_eq!(
-        beside('c').unwrap().config,
-        rig.container("web").unwrap().published.unwrap().config
-    );
-    assert_eq!(beside('b'), None);
+    let beside = |layer: char| Store::said_beside(&rig.at("overlay"), &id(layer)).unwrap();
+    assert_eq!(beside('c'), rig.container("web").unwrap().said);
+    assert_eq!(beside('b'), Said::default());
     // The image was made anew since, from other layers: what is said of it is not said of this container.
     rig.documents(&id('a'), |_| ());
-    assert_eq!(rig.container("web").unwrap().published, None);
+    let said = rig.container("web").unwrap().said;
+    assert_eq!((said.name.as_deref(), said.published), (Some("web"), None));
     assert!(matches!(
         rig.container("we"),
         Err(StorageError::Unknown { .. })
@@ -356,7 +355,7 @@ fn layers_of_another_store_are_found_where_they_are() {
     let home = shared.root.path();
     assert!(known.lower.iter().all(|lower| lower.path.starts_with(home)));
     assert!(known.upper.starts_with(rig.root.path()));
-    assert!(known.published.is_some());
+    assert!(known.said.published.is_some());
 }
 
 #[test]
