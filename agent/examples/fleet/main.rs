@@ -6,6 +6,7 @@
 //! ```text
 //! DIR/<node>/ledger/<boot id>/00000001.ima …   the list
 //! DIR/<node>/pcrs.yaml                         what `cima verify --pcrs` takes
+//! DIR/*.json                                   with --incident: what `cima report --reference` takes
 //! ```
 
 mod generator;
@@ -13,7 +14,7 @@ mod generator;
 use std::{path::PathBuf, process::ExitCode, time::Instant};
 
 use clap::Parser;
-use generator::{Fleet, hostile, unix_seconds};
+use generator::{Fleet, hostile, incident, unix_seconds};
 
 /// Write the lists of a fleet.
 #[derive(Debug, Parser)]
@@ -38,6 +39,9 @@ struct Args {
     /// Instead a few short lists with all that somebody might put into one to harm a reader
     #[arg(long)]
     hostile: bool,
+    /// Instead one node on which somebody gets into a container, and references of two images
+    #[arg(long, conflicts_with = "hostile")]
+    incident: bool,
 }
 
 fn main() -> ExitCode {
@@ -53,6 +57,8 @@ fn main() -> ExitCode {
     };
     let written = if args.hostile {
         hostile::generate(&fleet)
+    } else if args.incident {
+        incident::generate(&fleet)
     } else {
         generator::generate(&fleet)
     };

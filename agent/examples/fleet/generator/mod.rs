@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A fleet, node by node. `image` owns what containers are made of, `node` what happens on a node, `list` how it is
-//! written; `hostile` writes what no agent would.
+//! written; `hostile` writes what no agent would, `incident` an afternoon in which somebody gets in.
 
 mod container;
 pub(crate) mod hostile;
 mod image;
+pub(crate) mod incident;
 mod kernel;
 mod list;
 mod node;
