@@ -5,7 +5,7 @@
 //! Data goes one way: `probes` → `containers` → `measure` → `ledger` → `sink`.
 //! `admission` answers engines' hooks: it has images measured and says which containers may run.
 //! `daemon` wires them for the binary `cimad`; `cli` holds the subcommands of
-//! `cima`, which read lists and need no daemon; `verify` judges a list. ARCHITECTURE.md draws it.
+//! `cima`, which read lists and need no daemon; `query` finds, `verify` judges, `report` makes a page of it. ARCHITECTURE.md draws it.
 
 pub mod admission;
 pub mod attest;
@@ -24,6 +24,7 @@ pub mod metrics;
 pub mod preflight;
 pub mod probes;
 pub mod query;
+pub mod report;
 pub mod shared;
 pub mod sink;
 pub mod verify;
