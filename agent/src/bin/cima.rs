@@ -29,6 +29,7 @@ use cima_agent::{
         log::{self, LogArgs},
         policy::{self, PolicyArgs},
         reference::{self, ReferenceArgs},
+        report::{self as page, ReportArgs},
         unless_broken_pipe,
         verify::{self, VerifyArgs},
         watch::{self, WatchArgs},
@@ -53,6 +54,7 @@ use clap_complete::Shell;
   cima watch                                   what it gets, as it gets it
   cima verify                                  is it what was extended into the TPM?
   cima verify list.ima --pcrs pcrs.yaml        on another host
+  cima report web -o web.html                  what there is to say of a container, to read and to hand on
   cima evidence --nonce 5f1c…                  a quote and the list that it is of, for a verifier
   cima digest containers-storage:web:1         one digest for a whole image
   cima diff oci:web:v1 overlay:web             what was published, and what the node has
@@ -85,6 +87,7 @@ enum Command {
     Digest(DigestArgs),
     Diff(DiffArgs),
     Reference(ReferenceArgs),
+    Report(ReportArgs),
     Hook(HookArgs),
     Doctor(DoctorArgs),
     Policy(PolicyArgs),
@@ -147,6 +150,7 @@ fn run(command: &Command) -> Result<Outcome, Box<dyn Error>> {
         Command::Digest(args) => Ok(digest::run(args)?),
         Command::Diff(args) => Ok(diff::run(args)?),
         Command::Reference(args) => Ok(reference::run(args)?),
+        Command::Report(args) => Ok(page::run(args)?),
         Command::Hook(args) => Ok(hook::run(args)?),
         Command::Doctor(args) => Ok(doctor::run(args)?),
         Command::Policy(args) => Ok(policy::run(args)?),

@@ -208,7 +208,8 @@ impl Query<'_> {
             .collect()
     }
 
-    fn explanation(
+    /// One of them explained.
+    pub(crate) fn explanation(
         &mut self,
         container: &Container,
         summary: Summary,

@@ -121,6 +121,15 @@ impl Query<'_> {
     /// # Errors
     /// See [`QueryError`].
     pub fn summaries(&mut self, filter: &Filter) -> Result<Vec<Summary>, QueryError> {
+        let summaries = self.summarised(filter)?.into_iter();
+        Ok(summaries.map(|(_, summary)| summary).collect())
+    }
+
+    /// [`Query::summaries`], each beside what the index has of it.
+    pub(crate) fn summarised(
+        &mut self,
+        filter: &Filter,
+    ) -> Result<Vec<(Container, Summary)>, QueryError> {
         let wanted = match filter.is_of_files() {
             true => Some(self.files_of(filter)?.containers),
             false => None,
@@ -137,10 +146,11 @@ impl Query<'_> {
             })
             .filter(|own| !filter.violations || is_wrong(own))
             .filter(|own| lived(own, filter))
-            .filter_map(|own| Some((own.first_us, self.summary(&own, &last)?)))
+            .filter_map(|own| Some((self.summary(&own, &last)?, own)))
+            .map(|(summary, own)| (own, summary))
             .collect();
-        summaries.sort_by_key(|(first, _)| *first);
-        Ok(summaries.into_iter().map(|(_, summary)| summary).collect())
+        summaries.sort_by_key(|(own, _)| own.first_us);
+        Ok(summaries)
     }
 
     /// The latest list of each node.

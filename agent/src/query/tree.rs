@@ -86,6 +86,15 @@ pub struct Tree {
     pub more: Option<String>,
 }
 
+impl Branch {
+    /// The processes of these executions.
+    pub(crate) fn all_of(executions: impl IntoIterator<Item = Event>) -> Vec<Self> {
+        let mut forest = Forest::default();
+        executions.into_iter().for_each(|event| forest.take(event));
+        forest.branches()
+    }
+}
+
 impl Query<'_> {
     /// The processes of the first `limit` executions that `filter` asks for.
     ///
