@@ -89,6 +89,8 @@ impl Need {
                 ("swtpm", "is the TPM of a unit test"),
                 ("tpm2-tools", "reads PCRs in a unit test"),
                 ("ima-evm-utils", "judges lists in a unit test"),
+                ("chromium-headless-shell", "reads reports in a unit test"),
+                ("fonts-liberation", "is what a report's picture is set in"),
             ],
             Self::Fuzz => &[("g++", "builds libFuzzer")],
             Self::Keylime => &[

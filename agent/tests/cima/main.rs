@@ -15,6 +15,7 @@ mod log;
 mod policy;
 mod query;
 mod quote;
+mod report;
 mod swtpm;
 mod tpm;
 mod tpm_faults;
