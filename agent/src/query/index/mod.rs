@@ -295,7 +295,7 @@ fn follow(
     told: &mut dyn FnMut(u64),
 ) -> Result<Followed, IndexError> {
     match grown(connection, lists) {
-        Ok(Grown::Nothing) => return Ok(Followed::New(0)),
+        Ok(Grown::Nothing) => Ok(Followed::New(0)),
         Ok(Grown::Some) => {
             let transaction =
                 connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
@@ -309,7 +309,7 @@ fn follow(
                 }
             };
             transaction.commit()?;
-            return Ok(Followed::New(new));
+            Ok(Followed::New(new))
         }
         Ok(Grown::Not(reason)) => Ok(Followed::Not(reason)),
         Err(IndexError::Sql(error)) if is_broken(&error) => {
