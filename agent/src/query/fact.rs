@@ -14,7 +14,7 @@ use crate::{
         Listed,
         proto::{self, context_event::What},
     },
-    verify::{BatchView, Parts},
+    verify::{BatchView, Parts, place_of},
 };
 
 /// Where something happened.
@@ -149,7 +149,7 @@ fn of_batch(batch: &BatchView<'_>, visit: &mut impl FnMut(Fact<'_>)) {
             Some(event) => {
                 let parts = batch.parts(&event);
                 let time_ns = batch.time_ns(&event);
-                of_event(event, time_ns, parts)
+                of_event(event, time_ns, &parts)
             }
             None => Fact::new(Kind::Unknown),
         };
@@ -158,22 +158,16 @@ fn of_batch(batch: &BatchView<'_>, visit: &mut impl FnMut(Fact<'_>)) {
     }
 }
 
-fn of_event(event: proto::ContextEvent, time_ns: u64, parts: Parts) -> Fact<'static> {
-    let Parts {
-        identity,
-        subject,
-        file,
-    } = parts;
-    let has_task = subject.is_some();
-    let (home, hint) = identity.map_or((Home::Nowhere, String::new()), home);
+fn of_event<'a>(event: proto::ContextEvent, time_ns: u64, parts: &Parts<'a>) -> Fact<'a> {
+    let (home, hint) = parts.identity.map_or((Home::Nowhere, ""), home);
     let mut fact = Fact {
         time_ns: Some(time_ns),
         home,
-        hint,
-        path: file.map_or(Cow::Borrowed(b""), |file| Cow::Owned(file.path)),
-        uid: subject.as_ref().map(|subject| subject.uid),
-        login_uid: subject.and_then(|subject| subject.login_uid),
-        pid: has_task.then_some(event.tgid),
+        hint: hint.to_owned(),
+        path: Cow::Borrowed(parts.path),
+        uid: parts.has_subject.then_some(parts.uid),
+        login_uid: parts.login_uid,
+        pid: parts.has_subject.then_some(event.tgid),
         ..Fact::new(Kind::Unknown)
     };
     let Some(what) = event.what else {
@@ -273,21 +267,26 @@ pub(crate) fn digest(mapping: &proto::Mapping) -> Option<Digest> {
 }
 
 /// Where an identity is, and what the cgroup makes one think of it.
-fn home(identity: proto::Identity) -> (Home, String) {
-    match identity.container {
-        0 => {
-            let (inode, generation) = (identity.mnt_ns, identity.mnt_generation);
-            let namespace = Home::Namespace { inode, generation };
-            (namespace, identity.container_id)
-        }
-        number => (Home::Registered(number), String::new()),
+fn home(identity: &[u8]) -> (Home, &str) {
+    let place = place_of(identity);
+    if place.container != 0 {
+        return (Home::Registered(place.container), "");
     }
+    let namespace = Home::Namespace {
+        inode: place.mnt_ns,
+        generation: place.mnt_generation,
+    };
+    // What is no text is no hint.
+    let hint = std::str::from_utf8(place.container_id);
+    (namespace, hint.unwrap_or_default())
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use prost::Message as _;
     use proto::change::Kind as Change;
+
+    use super::*;
 
     #[test]
     fn namespaces_that_are_made_are_where_that_happened_and_not_where_who_made_them_was() {
@@ -303,12 +302,12 @@ mod tests {
                 what: Some(What::Change(change)),
                 ..Default::default()
             };
+            let identity = identity.encode_to_vec();
             let parts = Parts {
-                identity: Some(identity),
-                subject: None,
-                file: None,
+                identity: Some(&identity),
+                ..Parts::default()
             };
-            of_event(event, 0, parts).home
+            of_event(event, 0, &parts).home
         };
         let of_host = proto::Identity {
             mnt_ns: 1,

@@ -26,10 +26,17 @@ const FILE: usize = 1 << 13;
 /// A command: 512 bytes of arguments, which may all be empty.
 const COMMAND: usize = 1 << 12;
 
-/// Fields of `Command`, `Subject` and `Identity`.
+/// Fields of `Command`, `Subject`, `Identity` and `File`.
 const COMMAND_SUBJECT: u32 = 1;
+const COMMAND_FILE: u32 = 2;
+const SUBJECT_UID: u32 = 2;
+const SUBJECT_LOGIN: u32 = 4;
 const SUBJECT_IDENTITY: u32 = 7;
+const IDENTITY_MNT: u32 = 1;
+const IDENTITY_GENERATION: u32 = 2;
+const IDENTITY_CONTAINER_ID: u32 = 12;
 const IDENTITY_CONTAINER: u32 = 13;
+const FILE_PATH: u32 = 1;
 /// Fields of `Batch`.
 const SEQ: u32 = 1;
 const TIME: u32 = 3;
@@ -75,12 +82,39 @@ pub struct EventView<'a> {
     pub command: Option<proto::Command>,
 }
 
-/// What an event refers to, as far as an index wants it.
+/// What an event refers to, as far as an index wants it: read in place, since it is wanted of every event.
 #[derive(Debug, Default)]
-pub(crate) struct Parts {
-    pub(crate) identity: Option<proto::Identity>,
-    pub(crate) subject: Option<proto::Subject>,
-    pub(crate) file: Option<proto::File>,
+pub(crate) struct Parts<'a> {
+    pub(crate) has_subject: bool,
+    pub(crate) uid: u32,
+    pub(crate) login_uid: Option<u32>,
+    /// See [`place_of`].
+    pub(crate) identity: Option<&'a [u8]>,
+    pub(crate) path: &'a [u8],
+}
+
+/// Where somebody lives.
+#[derive(Debug, Default)]
+pub(crate) struct Place<'a> {
+    pub(crate) mnt_ns: u32,
+    pub(crate) mnt_generation: u64,
+    pub(crate) container_id: &'a [u8],
+    pub(crate) container: u64,
+}
+
+/// Of the bytes of an identity.
+pub(crate) fn place_of(identity: &[u8]) -> Place<'_> {
+    let mut place = Place::default();
+    for field in Fields(identity).flatten() {
+        match field {
+            (IDENTITY_MNT, Value::Varint(inode)) => place.mnt_ns = inode as u32,
+            (IDENTITY_GENERATION, Value::Varint(number)) => place.mnt_generation = number,
+            (IDENTITY_CONTAINER_ID, Value::Bytes(id)) => place.container_id = id,
+            (IDENTITY_CONTAINER, Value::Varint(number)) => place.container = number,
+            _ => {}
+        }
+    }
+    place
 }
 
 impl<'a> BatchView<'a> {
@@ -172,20 +206,33 @@ impl<'a> BatchView<'a> {
     }
 
     /// Who did one of its events, where, and to which file; without ancestors and arguments.
-    pub(crate) fn parts(&self, event: &proto::ContextEvent) -> Parts {
+    pub(crate) fn parts(&self, event: &proto::ContextEvent) -> Parts<'a> {
         let mut numbers = (event.subject, event.file);
         if let Some(proto::context_event::What::Execution(command)) = event.what {
-            let command: Option<proto::Command> = referred(&self.commands, command, COMMAND);
-            numbers = command.map_or((0, 0), |command| (command.subject, command.file));
+            let command = at(&self.commands, command, COMMAND).unwrap_or_default();
+            let number = |field| number_in(command, field).unwrap_or(0) as u32;
+            numbers = (number(COMMAND_SUBJECT), number(COMMAND_FILE));
         }
-        let subject: Option<proto::Subject> = referred(&self.subjects, numbers.0, SUBJECT);
-        Parts {
-            identity: subject
-                .as_ref()
-                .and_then(|subject| referred(&self.identities, subject.identity, IDENTITY)),
-            subject,
-            file: referred(&self.files, numbers.1, FILE),
+        let mut parts = Parts::default();
+        if let Some(subject) = at(&self.subjects, numbers.0, SUBJECT) {
+            parts.has_subject = true;
+            for field in Fields(subject).flatten() {
+                match field {
+                    (SUBJECT_UID, Value::Varint(uid)) => parts.uid = uid as u32,
+                    (SUBJECT_LOGIN, Value::Varint(uid)) => parts.login_uid = Some(uid as u32),
+                    (SUBJECT_IDENTITY, Value::Varint(number)) => {
+                        parts.identity = at(&self.identities, number as u32, IDENTITY);
+                    }
+                    _ => {}
+                }
+            }
         }
+        for field in Fields(at(&self.files, numbers.1, FILE).unwrap_or_default()).flatten() {
+            if let (FILE_PATH, Value::Bytes(path)) = field {
+                parts.path = path;
+            }
+        }
+        parts
     }
 
     /// The event of that number, from 0.
@@ -420,6 +467,18 @@ mod tests {
                 let bytes = whole_view.identity(&event);
                 let of_bytes = bytes.and_then(identity_of);
                 prop_assert_eq!(of_bytes.as_ref(), identity);
+                let parts = whole_view.parts(&event);
+                prop_assert_eq!(parts.has_subject, subject.is_some());
+                prop_assert_eq!(parts.uid, subject.map_or(0, |subject| subject.uid));
+                prop_assert_eq!(parts.login_uid, subject.and_then(|subject| subject.login_uid));
+                let place = place_of(parts.identity.unwrap_or_default());
+                let known = identity.cloned().unwrap_or_default();
+                prop_assert_eq!(place.container, known.container);
+                prop_assert_eq!(place.mnt_ns, known.mnt_ns);
+                prop_assert_eq!(place.mnt_generation, known.mnt_generation);
+                prop_assert_eq!(place.container_id, known.container_id.as_bytes());
+                let path = element(&whole.files, file).map_or(&[][..], |file| &file.path);
+                prop_assert_eq!(parts.path, path);
                 prop_assert_eq!(view.subject.as_ref(), subject);
                 prop_assert_eq!(view.lineage.as_ref(), lineage);
                 prop_assert_eq!(view.file.as_ref(), element(&whole.files, file));

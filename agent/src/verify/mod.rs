@@ -24,8 +24,8 @@ mod tally;
 
 pub use account::Terms;
 pub use anchor::{Anchor, BankOutcome};
-pub(crate) use batch::Parts;
 pub use batch::{BatchView, EventView};
+pub(crate) use batch::{Parts, place_of};
 pub use fault::{Fault, FaultKind, Located, Place};
 pub use findings::{AgentPart, ContainerFinding, Findings, Rating, Reason, ReasonKind};
 pub use host::{Extent, HostJudge};

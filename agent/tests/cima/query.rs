@@ -637,6 +637,28 @@ fn what_is_written_as_json_is_as_its_schema_says() {
 }
 
 #[test]
+fn every_schema_is_published_as_it_is() {
+    let published = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/schema");
+    let of = [
+        "event",
+        "container",
+        "file",
+        "sighting",
+        "process",
+        "shown",
+        "explanation",
+        "list",
+    ];
+    for of in of {
+        let path = published.join(format!("{of}.json"));
+        let text = fs::read_to_string(&path).unwrap_or_default();
+        let again = format!("cima schema {of} > docs/schema/{of}.json");
+        assert!(text == cima(["schema", of]).out, "{again}");
+    }
+    assert_eq!(fs::read_dir(published).unwrap().count(), of.len());
+}
+
+#[test]
 fn an_export_has_every_event_and_no_cell_that_a_spreadsheet_computes() {
     let ran = FLEET.ask(&["export"]);
     let events = FLEET.ask(&["events", "--limit=0", "--json"]);

@@ -24,7 +24,7 @@ use crate::{
   cima events -p '/tmp/*' --since '2026-03-09 14:00' --until 15:00
   cima events -d 8c2f1d3e --json | jq .container.name
 
-One line of JSON for each event with --json: docs/query.schema.json, or cima schema event.
+One line of JSON for each event with --json; cima schema event has its schema.
 
 Exit codes: 0 shown, 2 usage, or a list that cannot be read.")]
 pub struct EventsArgs {

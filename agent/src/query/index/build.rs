@@ -265,6 +265,26 @@ fn key_of(fact: &Fact<'_>) -> Key {
     key
 }
 
+/// Numbers of the index, which nobody chooses.
+#[derive(Default)]
+struct OfNumbers(u64);
+
+impl Hasher for OfNumbers {
+    fn finish(&self) -> u64 {
+        self.0 ^ (self.0 >> 32)
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.write_i64((*byte).into()));
+    }
+
+    fn write_i64(&mut self, number: i64) {
+        // The golden ratio, as in Fibonacci hashing.
+        self.0 =
+            (self.0.rotate_left(5) ^ number.cast_unsigned()).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+}
+
 /// A key is a hash already.
 #[derive(Default)]
 struct OfKey(u64);
@@ -330,7 +350,8 @@ struct Tables<'a> {
     event: Statement<'a>,
     file: Statement<'a>,
     files: Files,
-    sightings: HashMap<(i64, i64), (i64, i64, i64)>,
+    /// By file and container: the first event, the last, executions.
+    sightings: HashMap<(i64, i64), (i64, i64, i64), BuildHasherDefault<OfNumbers>>,
     entries: u64,
 }
 
@@ -343,7 +364,7 @@ impl<'a> Tables<'a> {
                 .prepare("INSERT INTO event VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12)")?,
             file: connection.prepare("INSERT INTO file (key, path, digest) VALUES (?1,?2,?3)")?,
             files: Files::default(),
-            sightings: HashMap::new(),
+            sightings: HashMap::default(),
             entries: 0,
         })
     }

@@ -239,20 +239,24 @@ impl Containers {
         if row.home == Home::Nowhere {
             return Ok(None);
         }
-        let home = self.namespaces.get(&row.home).unwrap_or(&row.home).clone();
-        let container = match self.own.get_mut(&home) {
-            Some(container) => container,
-            None => {
-                let mut container = of_home(&home, list);
-                container.insert(connection)?;
-                self.own.entry(home.clone()).or_insert(container)
-            }
+        let of_namespace = match row.home {
+            Home::Namespace { .. } => self.namespaces.get(&row.home).cloned(),
+            _ => None,
+        };
+        let home = of_namespace.as_ref().unwrap_or(&row.home);
+        if !self.own.contains_key(home) {
+            let mut container = of_home(home, list);
+            container.insert(connection)?;
+            self.own.insert(home.clone(), container);
+        }
+        let Some(container) = self.own.get_mut(home) else {
+            return Ok(None);
         };
         container.count(row, wall);
         let id = container.id;
         if let News::Created(created) = &row.news {
             container.made(created, event, wall);
-            self.announced(home);
+            self.announced(home.clone());
         }
         Ok(Some(id))
     }

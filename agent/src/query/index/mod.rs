@@ -411,7 +411,7 @@ fn make(path: &Path, lists: &[List], told: &mut dyn FnMut(u64)) -> Result<u64, I
     // Nobody sees it before it is whole.
     connection.execute_batch(
         "PRAGMA page_size = 8192; PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA locking_mode = EXCLUSIVE; \
-         PRAGMA cache_size = -131072; PRAGMA temp_store = MEMORY;",
+         PRAGMA cache_size = -131072; PRAGMA temp_store = MEMORY; PRAGMA threads = 2;",
     )?;
     let new = fill(&connection, lists, told)?;
     connection.close().map_err(|(_, error)| error)?;
