@@ -9,6 +9,7 @@ mod act;
 mod agent;
 mod claims;
 mod evmctl;
+mod guide;
 mod hooks;
 mod host_list;
 mod kernel_sink;

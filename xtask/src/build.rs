@@ -182,13 +182,14 @@ fn made(step: &'static str, arguments: &[&str]) -> Result<Vec<PathBuf>, Error> {
     Ok(executables(&output.stdout))
 }
 
-/// What a node has beside the programs, as it is shipped, and the guide that is followed in one.
+/// What a node has beside the programs, as it is shipped, and the guides that are followed in one.
 fn site_files() -> Result<(), Error> {
     for file in [
         "agent/etc/cimad.toml",
         "agent/etc/cimad.service",
         "policies/default/measurement.toml",
         "docs/KEYLIME.md",
+        "docs/incident.md",
     ] {
         let from = workspace::root().join(file);
         let name = from.file_name().unwrap_or_default();

@@ -99,6 +99,7 @@ const SCENARIOS: &[Scenario] = &[
         only: Some(Series::V6_12),
         ..scenario("attest-guide", 6)
     },
+    scenario("incident", 8),
     scenario("lister", 8),
     scenario("floods", 10),
     scenario("module", 6),

@@ -8,6 +8,7 @@ use std::os::unix::fs::symlink;
 use super::Scenario;
 use crate::agent::Site;
 use crate::claims::Claims;
+use crate::guide;
 use crate::hooks;
 use crate::process::{self, Ran};
 
@@ -55,20 +56,14 @@ fn play(claims: &mut Claims, _arguments: &[String]) {
 
 /// A line each, of the blocks for publishers and nodes, and what it ends with.
 fn commands(guide: &str) -> Vec<(String, i32)> {
-    let mut commands = Vec::new();
-    let mut code = None;
-    for line in guide.lines() {
-        if let Some(kind) = line.strip_prefix("```") {
-            code = match kind {
-                "sh node" | "sh publisher" => Some(0),
-                "sh node, refused" => Some(1),
-                _ => None,
-            };
-        } else if let Some(code) = code {
-            commands.push((line.to_owned(), code));
-        }
-    }
-    commands
+    guide::blocks(guide)
+        .into_iter()
+        .filter(|block| ["publisher", "node"].contains(&block.who.as_str()))
+        .flat_map(|block| {
+            let commands = block.commands.into_iter();
+            commands.map(move |command| (command, block.code))
+        })
+        .collect()
 }
 
 fn run(command: &str) -> Ran {

@@ -19,6 +19,7 @@ mod floods;
 mod guide;
 mod handover;
 mod images;
+mod incident;
 mod lifecycle;
 mod lister;
 mod measures;
@@ -61,6 +62,7 @@ pub(crate) const ALL: &[Scenario] = &[
     attest::IMA_FILE,
     attest::PCR,
     guide::SCENARIO,
+    incident::SCENARIO,
     lister::SCENARIO,
     floods::SCENARIO,
     module::SCENARIO,
