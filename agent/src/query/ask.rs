@@ -47,6 +47,8 @@ impl From<rusqlite::Error> for QueryError {
 /// Number in the index, path and digest.
 pub(crate) type NamedFile = (i64, Vec<u8>, Option<String>);
 
+/// Files of containers whose digests are remembered, at most.
+const REMEMBERED: usize = 1 << 16;
 /// Lists kept open at once, at most.
 const OPEN: usize = 64;
 
@@ -275,6 +277,9 @@ impl<'a> Query<'a> {
     /// The digests that a container mapped under the path of a file whose own is not said.
     fn digests(&mut self, container: i64, file: i64) -> Result<&[String], QueryError> {
         if !self.digests.contains_key(&(container, file)) {
+            if self.digests.len() >= REMEMBERED {
+                self.digests.clear();
+            }
             let mut statement = self.index.connection.prepare_cached(
                 "SELECT DISTINCT other.digest FROM file own JOIN file other ON other.path = own.path \
                  JOIN sighting ON sighting.file = other.id AND sighting.container = ?1 \
