@@ -4,10 +4,7 @@
 mod collect;
 
 use std::{
-    ffi::OsStr,
-    fs,
     io::{self, BufWriter, Write as _},
-    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
 };
 
@@ -23,8 +20,7 @@ use super::{
 };
 use crate::{
     exit::Outcome,
-    ledger::segments,
-    query::{List, Pattern, Query, QueryError},
+    query::{Pattern, Query, QueryError},
     report,
 };
 
@@ -77,14 +73,6 @@ pub enum ReportError {
     /// See [`ReferencesError`].
     #[error(transparent)]
     References(#[from] ReferencesError),
-    /// What is to be read would be overwritten.
-    #[error("{} is {what}: name another file with --output", path.display())]
-    Overwrite {
-        /// The output.
-        path: PathBuf,
-        /// What it is.
-        what: &'static str,
-    },
     /// The output failed.
     #[error("cannot write {}: {source}", path.display())]
     Write {
@@ -105,7 +93,7 @@ pub fn run(args: &ReportArgs) -> Result<Outcome, ReportError> {
     filter.containers.extend(args.named.iter().cloned());
     if args.output != Path::new("-") {
         let lists = args.lists.find().map_err(AskError::from)?;
-        refuse_inputs(&args.output, &lists, &args.reference)?;
+        super::ask::refuse_inputs(&args.output, &lists, &args.reference)?;
     }
     let references = references(&args.reference)?;
     let index = args.lists.open()?;
@@ -118,43 +106,6 @@ pub fn run(args: &ReportArgs) -> Result<Outcome, ReportError> {
     }
     write(&args.output, &report::page(&report))?;
     Ok(Outcome::Good)
-}
-
-/// Fails if `output` is what is to be read, by whatever name, or would be taken for a part of it.
-fn refuse_inputs(output: &Path, lists: &[List], references: &[PathBuf]) -> Result<(), ReportError> {
-    let refused = |what| ReportError::Overwrite {
-        path: output.to_owned(),
-        what,
-    };
-    let own = fs::metadata(output).ok();
-    let is_own = |path: &Path| {
-        let other = fs::metadata(path).ok();
-        let key = |of: &fs::Metadata| (of.dev(), of.ino());
-        own.as_ref()
-            .zip(other)
-            .is_some_and(|(own, other)| key(own) == key(&other))
-    };
-    let folder = output.parent().filter(|folder| *folder != Path::new(""));
-    let folder = fs::canonicalize(folder.unwrap_or(Path::new("."))).ok();
-    for list in lists {
-        let segments = match list.segmented {
-            true => segments(&list.path).unwrap_or_default(),
-            false => Vec::new(),
-        };
-        if is_own(&list.path) || segments.iter().any(|(_, path)| is_own(path)) {
-            return Err(refused("a list that is to be read"));
-        }
-        let is_within =
-            list.segmented && folder.is_some() && fs::canonicalize(&list.path).ok() == folder;
-        let is_segment = output.extension() == Some(OsStr::new("ima"));
-        if is_within && is_segment {
-            return Err(refused("called like a segment of a list, beside others"));
-        }
-    }
-    match references.iter().any(|path| is_own(path)) {
-        true => Err(refused("a reference that is to be read")),
-        false => Ok(()),
-    }
 }
 
 /// A reader of standard output that goes away has what it wanted; a file is there whole, or not at all.

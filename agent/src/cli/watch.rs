@@ -15,6 +15,7 @@ use ima_log::{BinaryFormat, BinaryReader, Entry, ReadError};
 use super::{
     ask::{self, Filters, Lists},
     entry_json::EntryJson,
+    source::running_boot,
     unless_broken_pipe,
     verdict::Paint,
 };
@@ -88,12 +89,8 @@ pub enum WatchError {
 /// See [`WatchError`].
 pub fn run(args: &WatchArgs) -> Result<Outcome, WatchError> {
     let filter = args.filters.parse()?;
-    let live = match args.entries {
-        true => None,
-        false => Some(known()?),
-    };
     let mut shown = Shown {
-        live,
+        live: None,
         filter,
         json: args.json,
         paint: Paint::when(io::stdout().is_terminal()),
@@ -103,7 +100,7 @@ pub fn run(args: &WatchArgs) -> Result<Outcome, WatchError> {
         .build()
         .map_err(WatchError::Setup)?;
     let cimad = Cimad::at(args.socket.clone())?;
-    match runtime.block_on(watch(&cimad, args.from_entry, &mut shown)) {
+    match runtime.block_on(watch(&cimad, args, &mut shown)) {
         Err(WatchError::Write(error)) => {
             unless_broken_pipe(Err(error))?;
             Ok(Outcome::Good)
@@ -120,7 +117,7 @@ fn known() -> Result<Live, WatchError> {
         .into_owned();
     let live = Live::new(&node);
     match Lists::of_this_host().open() {
-        Ok(index) => Ok(live.remembering(&index)?),
+        Ok(index) => Ok(live.remembering(&index, &running_boot().unwrap_or_default())?),
         Err(_) => Ok(live),
     }
 }
@@ -134,8 +131,12 @@ struct Shown {
     paint: Paint,
 }
 
-async fn watch(cimad: &Cimad, from: Option<u64>, shown: &mut Shown) -> Result<(), WatchError> {
-    let mut watch = cimad.watch(from, PATIENCE).await?;
+async fn watch(cimad: &Cimad, args: &WatchArgs, shown: &mut Shown) -> Result<(), WatchError> {
+    let mut watch = cimad.watch(args.from_entry, PATIENCE).await?;
+    // After that: what is made meanwhile comes.
+    if !args.entries {
+        shown.live = Some(known()?);
+    }
     loop {
         let reply = watch.next().await?.ok_or(WatchError::Ended)?;
         shown.show(&reply, &mut io::stdout().lock())?;

@@ -132,7 +132,10 @@ pub fn segments(dir: &Path) -> io::Result<Vec<(u32, PathBuf)>> {
         let number = path
             .extension()
             .filter(|suffix| *suffix == SUFFIX)
-            .and_then(|_| path.file_stem()?.to_str()?.parse().ok());
+            .and_then(|_| path.file_stem()?.to_str())
+            // As the agent names them: nothing else is a segment.
+            .filter(|name| name.len() == 8 && name.bytes().all(|digit| digit.is_ascii_digit()))
+            .and_then(|name| name.parse().ok());
         if let Some(number) = number {
             found.push((number, path));
         }

@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Asking: from a filter to what the lists say.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    os::unix::ffi::OsStrExt as _,
+};
 
 use ima_log::Entry;
 use rusqlite::params;
@@ -47,6 +50,8 @@ impl From<rusqlite::Error> for QueryError {
 /// Number in the index, path and digest.
 pub(crate) type NamedFile = (i64, Vec<u8>, Option<String>);
 
+/// Contents under one path that an event names.
+const DIGESTS: usize = 8;
 /// Files of containers whose digests are remembered, at most.
 const REMEMBERED: usize = 1 << 16;
 /// Lists kept open at once, at most.
@@ -64,6 +69,7 @@ pub struct Query<'a> {
 struct Open {
     records: Records,
     entry: Entry,
+    damaged: Option<String>,
     /// Of what `entry` is, if it is anything.
     place: Option<i64>,
 }
@@ -112,7 +118,7 @@ impl<'a> Query<'a> {
         page: &Page,
         mut visit: impl FnMut(Event) -> Result<bool, E>,
     ) -> Result<Option<String>, E> {
-        let tag = self.tag();
+        let tag = self.tag(page.backwards);
         let mut passed = match &page.after {
             None => Passed::default(),
             Some(token) => {
@@ -159,15 +165,18 @@ impl<'a> Query<'a> {
         self.wanted_events(filter, &wanted, page, visit)
     }
 
-    /// Of these lists.
-    fn tag(&self) -> u32 {
-        use std::hash::{DefaultHasher, Hash as _, Hasher as _};
-        // The same in every run: it has no key.
-        let mut hasher = DefaultHasher::new();
+    /// Of these lists, in this direction.
+    fn tag(&self, backwards: bool) -> u32 {
+        use sha2::{Digest as _, Sha256};
+        let mut hash = Sha256::new();
+        hash.update([u8::from(backwards)]);
         for list in &self.index.lists {
-            (list.id, &list.list.path).hash(&mut hasher);
+            let path = list.list.path.as_os_str().as_bytes();
+            hash.update((path.len() as u64).to_le_bytes());
+            hash.update(path);
         }
-        (hasher.finish() >> 32) as u32
+        let hash = hash.finalize();
+        u32::from_le_bytes([hash[0], hash[1], hash[2], hash[3]])
     }
 
     /// The row of an event.
@@ -191,16 +200,20 @@ impl<'a> Query<'a> {
             Some(id) => self.announced(id)?.and_then(Container::name),
             None => None,
         };
-        let setting = Setting {
+        let mut setting = Setting {
             node: list.list.node.clone(),
             boot_id: list.boot.clone(),
             entry: hit.entry.cast_unsigned(),
             clock: list.clock_at(hit.id),
             not_before: hit.wall,
+            damaged: None,
             container,
         };
         let (id, list) = (list.id, list.list.clone());
-        let mut event = Event::of(self.entry(id, &list, hit)?, hit.nth, &setting);
+        self.entry(id, &list, hit)?;
+        let open = self.open.get(&id).ok_or_else(|| moved(&list, hit.entry))?;
+        setting.damaged.clone_from(&open.damaged);
+        let mut event = Event::of(&open.entry, hit.nth, &setting);
         if let (true, Some(container), Some(file)) =
             (event.digest.is_none(), hit.container, hit.file)
             && hit.nth.is_some()
@@ -208,7 +221,12 @@ impl<'a> Query<'a> {
             let mut digests = self.digests(container, file)?.to_vec();
             match digests.len() {
                 1 => event.digest = digests.pop(),
-                _ => event.digests = digests,
+                _ => {
+                    let more = digests.len().saturating_sub(DIGESTS);
+                    event.more_digests = more as u64;
+                    digests.truncate(DIGESTS);
+                    event.digests = digests;
+                }
             }
         }
         Ok(event)
@@ -233,6 +251,7 @@ impl<'a> Query<'a> {
             let open = Open {
                 records: Records::new(list, at)?,
                 entry: Entry::default(),
+                damaged: None,
                 place: None,
             };
             self.open.insert(id, open);
@@ -248,6 +267,7 @@ impl<'a> Query<'a> {
                 Some(Err(error)) => return Err(error.into()),
                 Some(Ok(_)) | None => return Err(moved(list, hit.entry)),
             }
+            open.damaged = event::damage(&open.entry);
             open.place = Some(hit.place);
         }
         Ok(&open.entry)
@@ -282,7 +302,9 @@ impl<'a> Query<'a> {
             }
             let mut statement = self.index.connection.prepare_cached(
                 "SELECT DISTINCT other.digest FROM file own JOIN file other ON other.path = own.path \
-                 JOIN sighting ON sighting.file = other.id AND sighting.container = ?1 \
+                 JOIN sighting ON sighting.file = other.id AND sighting.container IN \
+                 (SELECT own.id FROM container own JOIN container this ON this.id = ?1 \
+                  WHERE own.id = coalesce(this.became, this.id) OR own.became = coalesce(this.became, this.id)) \
                  WHERE own.id = ?2 AND other.digest IS NOT NULL ORDER BY 1",
             )?;
             let rows = statement.query_map([container, file], |row| row.get(0))?;

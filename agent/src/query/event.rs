@@ -62,9 +62,12 @@ pub struct Event {
     /// in this container; where there is more than one such digest, all of them are in `digests`, and this is absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub digest: Option<String>,
-    /// See `digest`.
+    /// See `digest`; the first eight.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub digests: Vec<String>,
+    /// How many more there were.
+    #[serde(skip_serializing_if = "is_none")]
+    pub more_digests: u64,
     /// The source of the volume that the file lies in.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub volume: Option<String>,
@@ -157,6 +160,8 @@ pub(crate) struct Setting {
     pub(crate) entry: u64,
     /// `CLOCK_REALTIME` minus `CLOCK_BOOTTIME`.
     pub(crate) clock: Option<i64>,
+    /// What [`damage`] says of the entry.
+    pub(crate) damaged: Option<String>,
     /// Microseconds since 1970 of the last event before an entry as a whole.
     pub(crate) not_before: Option<i64>,
     pub(crate) container: Option<ContainerName>,
@@ -171,12 +176,13 @@ impl Event {
             entry: number,
             clock: _,
             not_before,
+            damaged: _,
             container: _,
         } = setting;
         let mut event = Self {
             v: VERSION,
             id: name(node, boot_id.as_deref(), *number, nth),
-            node: shown(node.as_bytes()),
+            node: node.clone(),
             boot_id: boot_id.clone(),
             entry: *number,
             event: nth,
@@ -192,6 +198,7 @@ impl Event {
             path: None,
             digest: None,
             digests: Vec::new(),
+            more_digests: 0,
             volume: None,
             process: None,
             ancestors: Vec::new(),
@@ -199,7 +206,7 @@ impl Event {
             args_truncated: false,
             init_pid: None,
             detail: None,
-            damaged: entry.check().err().map(|error| error.to_string()),
+            damaged: setting.damaged.clone(),
         };
         match entry.fields() {
             Err(error) => event.damaged = Some(error.to_string()),
@@ -328,7 +335,16 @@ impl Event {
 pub(super) fn name(node: &str, boot_id: Option<&str>, entry: u64, nth: Option<u32>) -> String {
     let boot: String = boot_id.unwrap_or("-").chars().take(8).collect();
     let of_batch = nth.map(|nth| format!(".{nth}")).unwrap_or_default();
-    format!("{}/{boot}/{entry}{of_batch}", shown(node.as_bytes()))
+    format!("{node}/{boot}/{entry}{of_batch}")
+}
+
+fn is_none(count: &u64) -> bool {
+    *count == 0
+}
+
+/// Why an entry is not what its own hashes say; of each entry once, whatever its events.
+pub(crate) fn damage(entry: &Entry) -> Option<String> {
+    entry.check().err().map(|error| error.to_string())
 }
 
 /// What the other keys do not say of it.

@@ -309,7 +309,7 @@ impl Query<'_> {
     ) -> Result<(Vec<Drift>, u64), QueryError> {
         let mut statement = self.index.connection.prepare_cached(
             "SELECT file.path, file.digest, sighting.first FROM sighting JOIN file ON file.id = sighting.file \
-             WHERE sighting.container = ?1 AND sighting.count > 0 ORDER BY sighting.first",
+             WHERE sighting.container IN (SELECT id FROM container WHERE id = ?1 OR became = ?1) AND sighting.count > 0 ORDER BY sighting.first",
         )?;
         let rows = statement.query_map(params![container.id], |row| {
             Ok((row.get(0)?, row.get(1)?, row.get(2)?))
@@ -340,7 +340,7 @@ impl Query<'_> {
                     event: event.id,
                     first_seen: event.time,
                 }),
-                None if !images.is_empty() => as_referenced += 1,
+                None if digest.is_some() && !images.is_empty() => as_referenced += 1,
                 None => {}
             }
         }
@@ -435,7 +435,7 @@ impl Explanation {
             "executed files were hashed otherwise than the reference",
         ));
         reasons.extend(counted(
-            self.violations.len(),
+            usize::try_from(self.summary.violations).unwrap_or(usize::MAX),
             "event should not have been",
             "events should not have been",
         ));

@@ -129,11 +129,12 @@ impl FromStr for DigestPattern {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let (algorithm, digits) = match text.rsplit_once(':') {
-            Some((algorithm, digits)) => (Some(algorithm.to_owned()), digits),
+            Some((algorithm, digits)) => (Some(algorithm.to_ascii_lowercase()), digits),
             None => (None, text),
         };
         let is_hex = !digits.is_empty() && digits.bytes().all(|digit| digit.is_ascii_hexdigit());
-        if !is_hex {
+        let is_known = |own: &String| ALGORITHMS.contains(&own.as_str());
+        if !is_hex || !algorithm.as_ref().is_none_or(is_known) {
             return Err(FilterError::Digest(text.to_owned()));
         }
         Ok(Self {
@@ -344,6 +345,8 @@ mod tests {
         assert!(pattern("AB").unwrap().matches("sha256:abcd"));
         assert!(pattern("sha256:ab").unwrap().matches("sha256:abcd"));
         assert!(!pattern("sha512:ab").unwrap().matches("sha256:abcd"));
+        assert!(pattern("SHA256:AB").unwrap().matches("sha256:abcd"));
+        assert!(pattern("sha265:ab").is_err());
         assert!(!pattern("cd").unwrap().matches("sha256:abcd"));
         for text in ["", "sha256:", "xyz", "' OR 1=1 --"] {
             assert!(pattern(text).is_err(), "{text}");

@@ -9,6 +9,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use ima_log::EscapedName;
 use rustix::system::uname;
 
 use crate::ledger::segments;
@@ -151,7 +152,8 @@ fn of_node(path: &Path, name: &dyn Fn() -> String) -> Result<Option<Vec<List>>, 
         source,
     };
     let list = |path: PathBuf, segmented| List {
-        node: name(),
+        // Of a directory, which anybody may have named: it is shown, and asked for, so.
+        node: EscapedName(name().as_bytes()).to_string(),
         path,
         segmented,
     };

@@ -7,9 +7,9 @@ use ima_log::{Entry, EscapedName};
 
 use super::{
     ContainerName, Event, Filter, Index,
-    event::Setting,
+    event::{Setting, damage},
     fact::{Fact, Home, News, facts},
-    index::{event_id, home_of, named},
+    index::{Indexed, event_id, home_of, named},
 };
 
 /// A list as it grows.
@@ -21,6 +21,8 @@ pub struct Live {
     /// Microseconds since 1970 of the last event.
     last_us: Option<i64>,
     containers: HashMap<Home, ContainerName>,
+    /// Which namespaces are registered containers'.
+    namespaces: HashMap<Home, Home>,
 }
 
 impl Live {
@@ -33,16 +35,14 @@ impl Live {
         }
     }
 
-    /// Remembers what an index of the node's lists knows of its latest boot.
+    /// Remembers what an index of the node's lists knows of this boot.
     ///
     /// # Errors
     /// See [`super::IndexError`].
-    pub fn remembering(mut self, index: &Index) -> Result<Self, super::QueryError> {
-        let own = index
-            .lists
-            .iter()
-            .filter(|list| list.list.node == self.node);
-        let Some(list) = own.max_by_key(|list| list.ends) else {
+    pub fn remembering(mut self, index: &Index, boot_id: &str) -> Result<Self, super::QueryError> {
+        let is_own =
+            |list: &&Indexed| list.list.node == self.node && list.boot.as_deref() == Some(boot_id);
+        let Some(list) = index.lists.iter().find(is_own) else {
             return Ok(self);
         };
         self.boot_id.clone_from(&list.boot);
@@ -63,9 +63,11 @@ impl Live {
         filter: &Filter,
         visit: &mut dyn FnMut(Event),
     ) {
+        let damaged = damage(entry);
         facts(entry, &mut |fact| {
             self.learn(&fact);
-            let container = self.containers.get(&fact.home).cloned();
+            let home = self.namespaces.get(&fact.home).unwrap_or(&fact.home);
+            let container = self.containers.get(home).cloned();
             if self.is_wanted(&fact, container.as_ref(), filter) {
                 let setting = Setting {
                     node: self.node.clone(),
@@ -73,6 +75,7 @@ impl Live {
                     entry: number,
                     clock: self.clock,
                     not_before: self.last_us,
+                    damaged: damaged.clone(),
                     container,
                 };
                 visit(Event::of(entry, fact.nth, &setting));
@@ -90,6 +93,9 @@ impl Live {
                 if let Some(name) = named(created).name() {
                     self.containers.insert(fact.home.clone(), name);
                 }
+                let (inode, generation) = (created.mnt_ns, created.mnt_generation);
+                let namespace = Home::Namespace { inode, generation };
+                self.namespaces.insert(namespace, fact.home.clone());
             }
             News::None | News::Gone(_) | News::Ended(_) => {}
         }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Times as people write them: absolute, in the zone of who asks or in one they name, or counted back from now.
 
-use jiff::{SignedDuration, Timestamp, ZonedDateTime, civil};
+use jiff::{Timestamp, ZonedDateTime, civil};
 
 /// Why a text is no time.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -69,14 +69,6 @@ pub fn show(ns: i64) -> String {
         // No such time exists: what a list claims.
         Err(_) => format!("{ns} ns"),
     }
-}
-
-/// How long it is from one time to another, roughly.
-#[must_use]
-pub fn span(ns: i64) -> String {
-    let seconds = ns / 1_000_000_000;
-    let duration = SignedDuration::from_secs(seconds);
-    format!("{duration:#}")
 }
 
 #[cfg(test)]

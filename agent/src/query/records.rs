@@ -65,6 +65,8 @@ pub(crate) struct Records {
     reader: Option<Reader>,
     segment: u32,
     entry: u64,
+    /// Whether the segment at hand was read to its end once more, after there was another.
+    finished: bool,
 }
 
 struct Reader {
@@ -89,6 +91,7 @@ impl Records {
             reader: None,
             segment: at.segment,
             entry: at.entry,
+            finished: false,
         };
         if !list.segmented {
             records.reader = Some(Reader::open(&list.path, at.offset)?);
@@ -149,6 +152,14 @@ impl Records {
         let Some((number, path)) = next else {
             return Ok(false);
         };
+        // It may have been finished since its end was seen, and before the next was begun.
+        if let (Some(reader), false) = (&self.reader, self.finished) {
+            let (path, next) = (reader.path.clone(), reader.next);
+            self.reader = Some(Reader::open(&path, next)?);
+            self.finished = true;
+            return Ok(true);
+        }
+        self.finished = false;
         self.reader = Some(Reader::open(&path, 0)?);
         self.segment = number;
         Ok(true)

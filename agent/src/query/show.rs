@@ -8,7 +8,6 @@ use serde::Serialize;
 use super::{
     Event, List, Query, QueryError, VERSION,
     cursor::Hit,
-    event::shown,
     index::{Indexed, event_id, segment_and_offset},
     records::{At, Records},
 };
@@ -107,8 +106,7 @@ impl Query<'_> {
         };
         for list in &self.index.lists {
             let own_boot = list.boot.as_deref().unwrap_or("-");
-            // As it is shown, so that it can be copied.
-            if shown(list.list.node.as_bytes()) == node
+            if list.list.node == node
                 && own_boot.starts_with(boot)
                 && let Some(hit) = self.in_list(list, entry, nth)?
             {
@@ -171,7 +169,10 @@ fn held_after(
     let mut banks: Vec<HashAlgorithm> = Vec::new();
     let mut sink = None;
     while let Some(read) = records.read(&mut own) {
-        let Ok(at) = read else { continue };
+        // What lies behind what cannot be read was extended on something that is not known.
+        let Ok(at) = read else {
+            return Ok((sink, Vec::new()));
+        };
         if let Some(start) = begins(at.entry, &own) {
             sink = Some(start.anchorage);
             if start.anchorage != Anchorage::Pcr {

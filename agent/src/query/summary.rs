@@ -134,8 +134,15 @@ impl Query<'_> {
             true => Some(self.files_of(filter)?.containers),
             false => None,
         };
-        let last = self.last_boots();
         let found = self.containers(filter, false)?;
+        // What was seen before a container was announced is its own, too.
+        let wanted = wanted.map(|mut wanted| {
+            let became = found.iter().filter(|own| wanted.contains(&own.id));
+            let became: Vec<_> = became.filter_map(|own| own.became).collect();
+            wanted.extend(became);
+            wanted
+        });
+        let last = self.last_boots();
         let mut summaries: Vec<_> = found
             .into_iter()
             .filter(|own| own.became.is_none())
@@ -145,12 +152,22 @@ impl Query<'_> {
                     .is_none_or(|wanted| wanted.contains(&own.id))
             })
             .filter(|own| !filter.violations || is_wrong(own))
-            .filter(|own| lived(own, filter))
+            .filter(|own| lived(own, self.end(own, &last), filter))
             .filter_map(|own| Some((self.summary(&own, &last)?, own)))
             .map(|(summary, own)| (own, summary))
             .collect();
         summaries.sort_by_key(|(own, _)| own.first_us);
         Ok(summaries)
+    }
+
+    /// When a container was no more, microseconds since 1970; `None`: it lives, as far as is known.
+    fn end(&self, own: &Container, last: &HashMap<&str, i64>) -> Option<i64> {
+        if own.allowed == Some(false) {
+            return own.created_us;
+        }
+        let list = self.index.list(event_id(own.list, 0))?;
+        let is_last = last.get(list.list.node.as_str()) == Some(&list.id);
+        own.gone_us.or(if is_last { None } else { list.ends })
     }
 
     /// The latest list of each node.
@@ -216,10 +233,10 @@ fn is_wrong(own: &Container) -> bool {
 }
 
 /// Whether it was there at some time that is asked for.
-fn lived(own: &Container, filter: &Filter) -> bool {
+fn lived(own: &Container, end_us: Option<i64>, filter: &Filter) -> bool {
     let ns = |us: Option<i64>| us.map(|us| us.saturating_mul(1000));
     let begins = ns(own.created_us.or(own.first_us));
-    let ends = ns(own.gone_us);
+    let ends = ns(end_us);
     let before = |time: i64, until: i64| time < until;
     let until = filter
         .until

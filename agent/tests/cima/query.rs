@@ -5,6 +5,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     fs::{self, OpenOptions},
     io::Write as _,
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     sync::LazyLock,
 };
@@ -425,7 +426,7 @@ fn an_image_that_is_another_than_was_published_under_its_name_speaks_against_a_c
     let own = containers.iter().find(|own| own["verdict"] == "clean");
     let own = own.unwrap();
     let id = text(own, "/container/id");
-    let files = FLEET.lines(&["files", "-c", id, "-k", "map"]);
+    let files = FLEET.lines(&["files", "-c", id]);
     let [known, changed, ..] = &files[..] else {
         panic!("{files:?}")
     };
@@ -583,6 +584,51 @@ fn an_index_that_is_broken_or_of_another_version_is_made_anew() {
 }
 
 #[test]
+fn an_export_overwrites_no_list_and_an_index_of_somebody_else_is_not_believed() {
+    let list = fs::read(FLEET.boots()["node-01"].join("00000001.ima")).unwrap();
+    let asked = Asked::file(&list);
+    let own = asked.places[0].to_str().unwrap();
+    asked
+        .ask(&["export", "-o", own])
+        .refused(&["a list that is to be read", own]);
+    assert_eq!(fs::read(own).unwrap(), list);
+    assert_eq!(asked.ask(&["ps"]).code, Some(0));
+    let mode = |mode| fs::Permissions::from_mode(mode);
+    fs::set_permissions(asked.index(), mode(0o666)).unwrap();
+    asked.ask(&["ps"]).refused(&["is not this user's alone"]);
+}
+
+#[test]
+fn damage_within_a_list_is_told_for_as_long_as_it_is_there() {
+    let list = fs::read(FLEET.boots()["node-01"].join("00000001.ima")).unwrap();
+    let dir = tempdir().unwrap();
+    let boot = dir.path().join("web");
+    fs::create_dir(&boot).unwrap();
+    let end = |entries: &[ima_log::Entry]| -> usize {
+        entries.iter().map(|entry| entry.to_binary().len()).sum()
+    };
+    let all = entries(&list);
+    let (torn, rest) = (end(&all[..60]) - 9, end(&all[..60]));
+    fs::write(boot.join("00000001.ima"), &list[..torn]).unwrap();
+    fs::write(boot.join("00000002.ima"), &list[rest..end(&all[..90])]).unwrap();
+    let asked = Asked {
+        dir,
+        places: vec![boot.clone()],
+    };
+    let ran = asked.ask(&["index", "status", "--json"]);
+    assert_eq!(lines(&ran.out)[0]["entries"], 59 + 30);
+    assert!(ran.err.contains("cannot be read on"), "{}", ran.err);
+    fs::write(boot.join("00000002.ima"), &list[rest..end(&all[..120])]).unwrap();
+    let ran = asked.ask(&["index", "status", "--json"]);
+    assert_eq!(lines(&ran.out)[0]["entries"], 59 + 60);
+    assert!(ran.err.contains("cannot be read on"), "{}", ran.err);
+    // What a PCR held behind it nobody can say.
+    let name = asked.lines(&["events", "-l=1", "-r"]);
+    let shown = asked.lines(&["show", text(&name[0], "/id")]).remove(0);
+    assert_eq!(shown["pcr_after"], serde_json::json!([]));
+}
+
+#[test]
 fn what_cannot_be_asked_is_refused_in_a_sentence() {
     for (words, said) in [
         (
@@ -594,6 +640,11 @@ fn what_cannot_be_asked_is_refused_in_a_sentence() {
             &["--until is not after --since"],
         ),
         (&["ps", "--from", "/nonexistent"], &["/nonexistent"]),
+        (&["files", "--pid", "1"], &["--pid chooses nothing here"]),
+        (
+            &["tree", "--violations"],
+            &["--violations chooses nothing here"],
+        ),
     ] {
         FLEET.ask(words).refused(said);
     }

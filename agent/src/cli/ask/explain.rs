@@ -10,7 +10,7 @@ use std::{
 use clap::Args;
 use image_digest::reference::{Reference, ReferenceError};
 
-use super::{AskError, Filters, Lists, events, json_line, named, print, seconds};
+use super::{AskError, Filters, Lists, events, json_line, named, print, seconds, useless};
 use crate::{
     cli::verdict::Paint,
     exit::Outcome,
@@ -68,6 +68,9 @@ pub enum ReferencesError {
         #[source]
         source: io::Error,
     },
+    /// A directory without any.
+    #[error("{} has no references: no file in it ends in .json", .0.display())]
+    None(PathBuf),
     /// It is none.
     #[error("{}: {source}", path.display())]
     Reference {
@@ -107,11 +110,13 @@ pub fn references(paths: &[PathBuf]) -> Result<References, ReferencesError> {
         for entry in fs::read_dir(path).map_err(failed)? {
             files.push(entry.map_err(failed)?.path());
         }
+        files.retain(|file| file.extension().is_some_and(|suffix| suffix == "json"));
+        if files.is_empty() {
+            return Err(ReferencesError::None(path.clone()));
+        }
         files.sort();
         for file in files {
-            if file.extension().is_some_and(|suffix| suffix == "json") {
-                take(&mut references, &file)?;
-            }
+            take(&mut references, &file)?;
         }
     }
     Ok(references)
@@ -137,7 +142,7 @@ fn take(references: &mut References, path: &Path) -> Result<(), ReferencesError>
 /// # Errors
 /// See [`ExplainError`].
 pub fn run(args: &ExplainArgs) -> Result<Outcome, ExplainError> {
-    let mut filter = args.filters.parse()?;
+    let mut filter = args.filters.without(useless::WITHIN)?;
     filter.containers.extend(args.containers.iter().cloned());
     let references = references(&args.reference)?;
     let index = args.lists.open()?;

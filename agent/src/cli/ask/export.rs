@@ -3,14 +3,14 @@
 
 use std::{
     io::{self, Write},
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use clap::{Args, ValueEnum};
 
-use super::{AskError, Filters, Lists, json_line, note};
+use super::{AskError, Filters, Lists, json_line, note, refuse_inputs};
 use crate::{
-    cli::unless_broken_pipe,
+    cli::{image::write_file, unless_broken_pipe},
     exit::Outcome,
     query::{Event, Page, Query, QueryError},
 };
@@ -34,7 +34,7 @@ pub struct ExportArgs {
     /// How events are written
     #[arg(long, value_enum, default_value_t = Format::Jsonl)]
     format: Format,
-    /// Write to a file instead of standard output
+    /// Write to a file instead of standard output; it is there whole, or not at all
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
 }
@@ -64,54 +64,49 @@ impl From<QueryError> for Stop {
 /// See [`AskError`].
 pub fn run(args: &ExportArgs) -> Result<Outcome, AskError> {
     let filter = args.filters.parse()?;
+    let output = args
+        .output
+        .as_deref()
+        .filter(|path| *path != Path::new("-"));
+    if let Some(path) = output {
+        refuse_inputs(path, &args.lists.find()?, &[])?;
+    }
     let index = args.lists.open()?;
     let mut query = Query::new(&index);
     let mut events = 0_u64;
-    let mut write = |out: &mut dyn Write| -> Result<(), Stop> {
-        let mut rows = Rows::new(args.format, out).map_err(Stop::Write)?;
-        query.events(&filter, &Page::default(), |event| {
+    let mut failed: Option<AskError> = None;
+    let mut write = |out: &mut dyn Write| -> io::Result<()> {
+        let mut rows = Rows::new(args.format, out)?;
+        let written = query.events(&filter, &Page::default(), |event| {
             events += 1;
             rows.write(&event).map(|()| true).map_err(Stop::Write)
-        })?;
-        rows.flush().map_err(Stop::Write)
+        });
+        match written {
+            Ok(_) => rows.flush(),
+            Err(Stop::Write(error)) => Err(error),
+            // What is written is not kept.
+            Err(Stop::Ask(error)) => {
+                failed = Some(error);
+                Err(io::Error::other("there is no answer"))
+            }
+        }
     };
-    let (path, written) = match &args.output {
-        Some(path) => (path.clone(), to_file(path, &mut write)),
+    let (path, written) = match output {
+        Some(path) => (path.to_owned(), write_file(path, |file| write(file))),
         None => {
             let mut out = io::BufWriter::with_capacity(1 << 16, io::stdout().lock());
-            ("standard output".into(), write(&mut out))
+            let written = unless_broken_pipe(write(&mut out));
+            (PathBuf::from("standard output"), written)
         }
     };
-    match written {
-        Ok(()) => {}
-        Err(Stop::Ask(error)) => return Err(error),
-        Err(Stop::Write(source)) if args.output.is_none() => {
-            unless_broken_pipe(Err(source)).map_err(super::written_to(&path))?;
-        }
-        Err(Stop::Write(source)) => return Err(AskError::Write { path, source }),
+    match (failed, written) {
+        (Some(error), _) => return Err(error),
+        (None, written) => written.map_err(super::written_to(&path))?,
     }
-    if args.output.is_some() {
+    if output.is_some() {
         note(format_args!("{events} events are in {}", path.display()));
     }
     Ok(Outcome::Good)
-}
-
-/// The file is there when it is whole.
-fn to_file(
-    path: &std::path::Path,
-    write: &mut dyn FnMut(&mut dyn Write) -> Result<(), Stop>,
-) -> Result<(), Stop> {
-    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
-    let file = tempfile::Builder::new().tempfile_in(dir.unwrap_or(".".as_ref()));
-    let file = file.map_err(Stop::Write)?;
-    let mut out = io::BufWriter::with_capacity(1 << 16, file);
-    write(&mut out)?;
-    let file = out
-        .into_inner()
-        .map_err(|error| Stop::Write(error.into_error()))?;
-    file.persist(path)
-        .map(drop)
-        .map_err(|error| Stop::Write(error.error))
 }
 
 enum Rows<'a> {

@@ -5,7 +5,9 @@ use std::io;
 
 use clap::Args;
 
-use super::{AskError, Filters, Lists, json_line, named, note, print, seconds, table::Table};
+use super::{
+    AskError, Filters, Lists, json_line, named, note, print, seconds, table::Table, useless,
+};
 use crate::{
     exit::Outcome,
     query::{DigestPattern, File, Query, QueryError, Sighting},
@@ -39,7 +41,7 @@ pub struct FilesArgs {
 #[command(after_help = "Examples:
   cima whereis 8c2f1d3e5a7b --from nodes/      which containers executed this content?
   cima whereis sha256:8c2f… --since 7d --json
-  cima whereis $(sha256sum < evil) && echo it ran
+  cima whereis $(sha256sum < evil | cut -d' ' -f1) && echo it ran
 
 Exit codes: 0 it ran, 1 it is in none of the lists, 2 usage, or a list that cannot be read.")]
 pub struct WhereisArgs {
@@ -60,7 +62,7 @@ pub struct WhereisArgs {
 /// # Errors
 /// See [`AskError`].
 pub fn run(args: &FilesArgs) -> Result<Outcome, AskError> {
-    let filter = args.filters.parse()?;
+    let filter = args.filters.without(useless::OF_FILES)?;
     let index = args.lists.open()?;
     let mut files: Vec<File> = Vec::new();
     let mut more = false;
@@ -117,7 +119,7 @@ fn cells(file: &File) -> [String; 7] {
 /// # Errors
 /// See [`AskError`].
 pub fn whereis(args: &WhereisArgs) -> Result<Outcome, AskError> {
-    let mut filter = args.filters.parse()?;
+    let mut filter = args.filters.without(useless::OF_FILES)?;
     filter.digests.extend(args.digests.iter().cloned());
     let index = args.lists.open()?;
     let sightings = Query::new(&index).whereis(&filter)?;

@@ -13,9 +13,11 @@ mod table;
 pub mod tree;
 
 use std::{
-    env, fs,
+    env,
+    ffi::OsStr,
+    fs,
     io::{self, IsTerminal as _, Write},
-    os::unix::ffi::OsStrExt as _,
+    os::unix::{ffi::OsStrExt as _, fs::MetadataExt as _},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -27,6 +29,7 @@ use jiff::ZonedDateTime;
 use super::unless_broken_pipe;
 use crate::{
     config::STATE_DIR,
+    ledger::segments,
     query::{
         self, ContainerName, DigestPattern, Filter, Index, IndexError, Kind, List, ListsError,
         Pattern, QueryError, User, moment,
@@ -112,6 +115,17 @@ pub enum AskError {
         #[source]
         source: moment::MomentError,
     },
+    /// A filter that means nothing here.
+    #[error("--{0} chooses nothing here: cima events takes it")]
+    Useless(&'static str),
+    /// What is to be read would be overwritten.
+    #[error("{} is {what}: name another file with --output", path.display())]
+    Overwrite {
+        /// The output.
+        path: PathBuf,
+        /// What it is.
+        what: &'static str,
+    },
     /// Nothing can be between.
     #[error("--until is not after --since: nothing can be between them")]
     Between,
@@ -129,7 +143,52 @@ pub enum AskError {
     },
 }
 
+/// Filters that a verb has no use for, and so refuses.
+pub(in crate::cli) mod useless {
+    /// What is about containers or files as a whole.
+    pub(in crate::cli) const OF_EVENTS: &[&str] = &["user", "pid", "kind"];
+    /// The same, and whether something was wrong.
+    pub(in crate::cli) const OF_FILES: &[&str] = &["user", "pid", "kind", "violations"];
+    /// Whatever chooses among what a container did.
+    pub(in crate::cli) const WITHIN: &[&str] = &[
+        "user",
+        "pid",
+        "kind",
+        "violations",
+        "path",
+        "digest",
+        "since",
+        "until",
+    ];
+    /// What is of executions alone.
+    pub(in crate::cli) const OF_EXECUTIONS: &[&str] = &["kind", "violations"];
+}
+
 impl Filters {
+    /// [`Filters::parse`], but for filters that mean nothing here.
+    ///
+    /// # Errors
+    /// One of `useless` was given, or a time is none.
+    pub(in crate::cli) fn without(&self, useless: &[&'static str]) -> Result<Filter, AskError> {
+        let given = [
+            ("user", !self.user.is_empty()),
+            ("pid", !self.pid.is_empty()),
+            ("kind", !self.kind.is_empty()),
+            ("violations", self.violations),
+            ("path", !self.path.is_empty()),
+            ("digest", !self.digest.is_empty()),
+            ("since", self.since.is_some()),
+            ("until", self.until.is_some()),
+        ];
+        let refused = given
+            .iter()
+            .find(|(name, given)| *given && useless.contains(name));
+        match refused {
+            Some((name, _)) => Err(AskError::Useless(name)),
+            None => self.parse(),
+        }
+    }
+
     /// As the library takes them.
     ///
     /// # Errors
@@ -216,6 +275,51 @@ impl Lists {
             note(format_args!("{damage}"));
         }
         Ok(index)
+    }
+}
+
+/// Fails if `output` is what is to be read, by whatever name, or would be taken for a part of it.
+pub(in crate::cli) fn refuse_inputs(
+    output: &Path,
+    lists: &[List],
+    references: &[PathBuf],
+) -> Result<(), AskError> {
+    let refused = |what| AskError::Overwrite {
+        path: output.to_owned(),
+        what,
+    };
+    let own = fs::metadata(output).ok();
+    let is_own = |path: &Path| {
+        let other = fs::metadata(path).ok();
+        let key = |of: &fs::Metadata| (of.dev(), of.ino());
+        own.as_ref()
+            .zip(other)
+            .is_some_and(|(own, other)| key(own) == key(&other))
+    };
+    let folder = output.parent().filter(|folder| *folder != Path::new(""));
+    let folder = fs::canonicalize(folder.unwrap_or(Path::new("."))).ok();
+    for list in lists {
+        let segments = match list.segmented {
+            true => segments(&list.path).unwrap_or_default(),
+            false => Vec::new(),
+        };
+        if is_own(&list.path) || segments.iter().any(|(_, path)| is_own(path)) {
+            return Err(refused("a list that is to be read"));
+        }
+        let is_within =
+            list.segmented && folder.is_some() && fs::canonicalize(&list.path).ok() == folder;
+        let is_segment = output.extension() == Some(OsStr::new("ima"));
+        if is_within && is_segment {
+            return Err(refused("called like a segment of a list, beside others"));
+        }
+    }
+    let is_reference = |path: &PathBuf| {
+        let within = fs::canonicalize(path).ok() == folder && path.is_dir();
+        is_own(path) || within && output.extension() == Some(OsStr::new("json"))
+    };
+    match references.iter().any(is_reference) {
+        true => Err(refused("a reference that is to be read")),
+        false => Ok(()),
     }
 }
 

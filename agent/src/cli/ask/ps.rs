@@ -3,7 +3,7 @@
 
 use clap::Args;
 
-use super::{AskError, Filters, Lists, json_line, named, print, seconds, table::Table};
+use super::{AskError, Filters, Lists, json_line, named, print, seconds, table::Table, useless};
 use crate::{
     exit::Outcome,
     query::{Query, Summary},
@@ -39,7 +39,7 @@ pub struct PsArgs {
 /// # Errors
 /// See [`AskError`].
 pub fn run(args: &PsArgs) -> Result<Outcome, AskError> {
-    let filter = args.filters.parse()?;
+    let filter = args.filters.without(useless::OF_EVENTS)?;
     let index = args.lists.open()?;
     let summaries = Query::new(&index).summaries(&filter)?;
     print(|out| {

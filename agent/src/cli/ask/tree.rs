@@ -5,7 +5,7 @@ use std::io::{self, Write};
 
 use clap::Args;
 
-use super::{AskError, Filters, Lists, json_line, note, print, seconds};
+use super::{AskError, Filters, Lists, json_line, note, print, seconds, useless};
 use crate::{
     exit::Outcome,
     query::{Branch, Page, Query},
@@ -42,7 +42,7 @@ pub struct TreeArgs {
 /// # Errors
 /// See [`AskError`].
 pub fn run(args: &TreeArgs) -> Result<Outcome, AskError> {
-    let filter = args.filters.parse()?;
+    let filter = args.filters.without(useless::OF_EXECUTIONS)?;
     let index = args.lists.open()?;
     let page = Page {
         limit: (args.limit > 0).then_some(args.limit),

@@ -173,6 +173,7 @@ fn violations(query: &mut Query<'_>, filter: &Filter) -> Result<Part<Event>, Que
 fn tree(query: &mut Query<'_>, filter: &Filter) -> Result<Part<Branch>, QueryError> {
     let filter = Filter {
         kinds: vec![Kind::Exec],
+        violations: false,
         ..filter.clone()
     };
     let (executions, more) = latest_of(query, &filter, EXECUTIONS)?;

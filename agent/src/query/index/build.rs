@@ -177,11 +177,15 @@ impl<'a> Reading<'a> {
 
     fn read(&mut self, mut records: Records) -> Result<(), Gone> {
         let mut entry = Entry::default();
-        self.progress.damage = None;
-        self.progress.torn = false;
+        if self.progress.torn {
+            self.progress.damage = None;
+            self.progress.torn = false;
+        }
         while let Some(read) = records.read(&mut entry) {
             match read {
                 Ok(at) => {
+                    // Something is behind it: it will not be made whole any more.
+                    self.progress.torn = false;
                     let at_place = place(at.segment, at.offset);
                     facts(&entry, &mut |fact| self.take(at_place, at.entry, fact));
                     let hash = entry.template_hash.bytes();
@@ -205,9 +209,10 @@ impl<'a> Reading<'a> {
 
     /// The first damage is what is said.
     fn damaged(&mut self, error: &RecordsError) {
-        self.progress.torn = matches!(error, RecordsError::Bad { torn: true, .. });
-        let damage = &mut self.progress.damage;
-        damage.get_or_insert_with(|| error.to_string());
+        if self.progress.damage.is_none() {
+            self.progress.torn = matches!(error, RecordsError::Bad { torn: true, .. });
+            self.progress.damage = Some(error.to_string());
+        }
     }
 
     fn take(&mut self, at: i64, entry: u64, fact: Fact<'_>) {

@@ -14,8 +14,12 @@ pub(crate) use schema::{event_id, list_of, segment_and_offset};
 
 use std::{
     collections::HashMap,
+    ffi::OsString,
     fs, io,
-    os::unix::ffi::OsStrExt as _,
+    os::unix::{
+        ffi::{OsStrExt as _, OsStringExt as _},
+        fs::MetadataExt as _,
+    },
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -53,6 +57,15 @@ pub enum IndexError {
     /// Not an index.
     #[error("{} is no index of cima's: it is left alone; name another file with --index", .0.display())]
     Foreign(PathBuf),
+    /// Somebody else's.
+    #[error(
+        "the index {} is not this user's alone, and could say what is not so: remove it, or name another file with --index",
+        .0.display()
+    )]
+    NotOurs(PathBuf),
+    /// Two commands want one file for different lists.
+    #[error("the index {} is made of other lists by somebody else at the same time: name another file with --index", .0.display())]
+    Contended(PathBuf),
     /// The database failed.
     #[error("the index: {0} (it can be removed at any time, and is made anew)")]
     Sql(#[from] rusqlite::Error),
@@ -155,8 +168,13 @@ impl Index {
             },
         };
         let new = make(path, lists, told)?;
-        let connection = existing(path)?.ok_or_else(|| IndexError::Foreign(path.to_owned()))?;
-        Self::of(connection, new, anew)
+        let gone = || IndexError::Foreign(path.to_owned());
+        let mut connection = existing(path)?.ok_or_else(gone)?;
+        // Somebody else may have put another there meanwhile.
+        match follow(&mut connection, lists, told)? {
+            Followed::New(more) => Self::of(connection, new + more, anew),
+            Followed::Not(_) => Err(IndexError::Contended(path.to_owned())),
+        }
     }
 
     /// An index that nobody else sees, of `lists`.
@@ -185,7 +203,7 @@ impl Index {
     pub fn freshness(&self) -> Vec<Freshness> {
         let of = |list: &Indexed| Freshness {
             v: VERSION,
-            node: shown(list.list.node.as_bytes()),
+            node: list.list.node.clone(),
             boot_id: list.boot.clone(),
             path: shown(list.list.path.as_os_str().as_bytes()),
             entries: list.entries,
@@ -240,7 +258,7 @@ impl Index {
 
 /// The index at `path`, if there is one of this version.
 fn existing(path: &Path) -> Result<Option<Connection>, IndexError> {
-    match fs::metadata(path) {
+    match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(source) => {
             return Err(IndexError::Io {
@@ -249,7 +267,12 @@ fn existing(path: &Path) -> Result<Option<Connection>, IndexError> {
                 source,
             });
         }
-        Ok(_) => {}
+        Ok(own) => {
+            let is_ours = own.uid() == rustix::process::geteuid().as_raw();
+            if !own.is_file() || !is_ours || own.mode() & 0o022 != 0 {
+                return Err(IndexError::NotOurs(path.to_owned()));
+            }
+        }
     }
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let open = || -> rusqlite::Result<(Connection, i32, i32)> {
@@ -437,7 +460,7 @@ fn fill(
             )?
             .execute(params![
                 list.node,
-                list.path.to_string_lossy(),
+                list.path.as_os_str().as_bytes(),
                 list.segmented
             ])?;
     }
@@ -462,7 +485,7 @@ fn progress(connection: &Connection) -> Result<Vec<Progress>, IndexError> {
             id: row.get(0)?,
             list: List {
                 node: row.get(1)?,
-                path: PathBuf::from(row.get::<_, String>(2)?),
+                path: OsString::from_vec(row.get(2)?).into(),
                 segmented: row.get(3)?,
             },
             at: At {

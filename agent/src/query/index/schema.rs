@@ -16,7 +16,7 @@ pub(super) const TABLES: &str = "
 CREATE TABLE list (
     id INTEGER PRIMARY KEY,
     node TEXT NOT NULL,
-    path TEXT NOT NULL UNIQUE,
+    path BLOB NOT NULL,
     segmented INTEGER NOT NULL,
     boot TEXT,
     segment INTEGER NOT NULL,       -- where reading goes on
@@ -28,7 +28,8 @@ CREATE TABLE list (
     clock INTEGER,                  -- of the last Start
     ends INTEGER,                   -- microseconds since 1970 of the last event
     damage TEXT,                    -- why the rest cannot be read
-    torn INTEGER NOT NULL           -- whether the rest may yet come
+    torn INTEGER NOT NULL,          -- whether the rest may yet come
+    UNIQUE (node, path)
 );
 CREATE TABLE clock (
     list INTEGER NOT NULL,
@@ -104,6 +105,7 @@ CREATE INDEX IF NOT EXISTS event_violation ON event (id) WHERE violation = 1;
 CREATE INDEX IF NOT EXISTS file_key ON file (key);
 CREATE INDEX IF NOT EXISTS file_digest ON file (digest) WHERE digest IS NOT NULL;
 CREATE INDEX IF NOT EXISTS file_path ON file (path);
+CREATE INDEX IF NOT EXISTS container_became ON container (became) WHERE became IS NOT NULL;
 CREATE INDEX IF NOT EXISTS sighting_container ON sighting (container);
 ";
 

@@ -197,7 +197,11 @@ fn on_paper_everything_is_open_and_nothing_is_to_press() {
     let open = "[...document.querySelectorAll('details')].every((one) => one.open)";
     assert_eq!(browser.eval(open), false);
     browser.media("print", "dark");
-    browser.eval("new Promise((done) => setTimeout(done, 20))");
+    // The page hears of it when the browser comes to it.
+    browser.eval(&format!(
+        "new Promise((done) => {{ const end = Date.now() + 5000; \
+         const look = () => {open} || Date.now() > end ? done() : setTimeout(look, 20); look(); }})"
+    ));
     assert_eq!(browser.eval(open), true);
     assert_eq!(browser.visible("nav, button, input, select"), 0);
     let rows = browser.rows().len() as u64;
