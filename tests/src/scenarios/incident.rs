@@ -40,8 +40,16 @@ const STATE: &str = "/var/lib/cima";
 const LIMIT: Duration = Duration::from_secs(120);
 
 fn play(claims: &mut Claims, _arguments: &[String]) {
-    fs::create_dir_all(format!("{OUT}/references")).expect("the host takes files");
+    for directory in ["references", "keys"] {
+        fs::create_dir_all(format!("{OUT}/{directory}")).expect("the host takes files");
+    }
     claims.claim("publishers say what their images are", publish);
+    claims.claim("the nodes' keys are known", || {
+        let key = process::run(&[CIMA, "evidence", "key", "--json"]).succeeded();
+        for node in ["web-1", "web-2"] {
+            fs::write(format!("{OUT}/keys/{node}.json"), &key).expect("the host takes files");
+        }
+    });
     for (program, place) in [("cima", "/usr/bin/cima"), ("cimad", "/usr/sbin/cimad")] {
         symlink(format!("/cima/bin/{program}"), place).expect("the root can be written");
     }
