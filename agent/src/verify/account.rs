@@ -36,7 +36,7 @@ use crate::measure::{
 const IDENTITIES: usize = 4096;
 /// Parts of the agent that are told: six, and each change of a policy.
 const PARTS: usize = 1000;
-/// Policy events that are kept until a context event tells of them.
+/// Policy events that are kept until a context event tells of them; what is beyond is the node's at once.
 const PENDING: usize = 1 << 16;
 /// Bytes of a text from the list that are shown.
 const SHOWN: usize = 300;
@@ -78,8 +78,6 @@ pub(super) struct Account {
     /// The last of these that was asked for.
     last: Option<(Box<[u8]>, usize)>,
     pending: HashMap<Key, Pending>,
-    /// Policy events that were not kept, since so many were.
-    unkept: u64,
     agent: Vec<AgentPart>,
     node: Reasons,
 }
@@ -161,7 +159,6 @@ impl Account {
             identities: HashMap::new(),
             last: None,
             pending: HashMap::new(),
-            unkept: 0,
             agent: Vec::new(),
             node: Reasons::default(),
         }
@@ -197,8 +194,9 @@ impl Account {
             return;
         }
         if self.pending.len() >= PENDING && !self.pending.contains_key(&key) {
-            self.unkept += 1;
-            return;
+            // Not to be forgotten, whether or not a context event tells of it.
+            let of = index.to_le_bytes();
+            return self.node.add(level, kind, Some(index), &of, || sentence);
         }
         self.pending.entry(key).or_insert(Pending {
             index,
@@ -620,7 +618,7 @@ impl Account {
             agent: self.agent,
             rating,
             reasons,
-            more: more + self.unkept,
+            more,
         }
     }
 
@@ -891,4 +889,39 @@ fn text(bytes: &[u8]) -> String {
 
 fn text_of(string: &str) -> String {
     text(string.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use cima_policies::VERIFICATION_DEFAULT;
+    use ima_log::Entry;
+
+    use super::*;
+    use crate::{measure::HostForm, verify::known::of_listed};
+
+    #[test]
+    fn what_is_refused_counts_however_much_was_said_before() {
+        let policy = VerificationPolicy::parse(VERIFICATION_DEFAULT).unwrap();
+        let policy = Some(policy);
+        let mut account = Account::new(Arc::new(Terms {
+            policy,
+            ..Terms::default()
+        }));
+        let mut say = |index: u64, name: &str| {
+            let entry = Entry::ima_buf(10, HashAlgorithm::Sha256, name, b"v1;x").unwrap();
+            let key = of_listed(HostForm::Buffer, &entry);
+            account.policy_event(index, &entry.fields().unwrap(), key);
+        };
+        let most = PENDING as u64;
+        for index in 0..most {
+            let name = format!("cima-violation:anonymous:unregistered:/{index}");
+            say(index, &name);
+        }
+        say(most, "cima-violation:kernel-load:unregistered:/x");
+        assert_eq!(account.pending.len(), PENDING);
+        let findings = account.finish(&Tally::default(), None, true);
+        assert_eq!(findings.rating, Rating::Bad);
+        assert_eq!(findings.reasons[0].index, Some(most));
+        assert_eq!(findings.reasons.len() as u64 + findings.more, most + 1);
+    }
 }
