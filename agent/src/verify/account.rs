@@ -582,13 +582,18 @@ impl Account {
     }
 
     /// The verdicts: of a list that is what was extended, or not.
-    pub(super) fn finish(mut self, tally: &Tally, is_quoted: bool, is_proven: bool) -> Findings {
+    /// `no_quote`: why no quote vouches for the values, if none does.
+    pub(super) fn finish(
+        mut self,
+        tally: &Tally,
+        no_quote: Option<&str>,
+        is_proven: bool,
+    ) -> Findings {
         self.add_pending();
         self.add_parts();
         self.add_tally(tally);
-        if let Some(policy) = self.terms.policy.as_ref().filter(|_| !is_quoted) {
-            let said =
-                || "the PCR values are not from a quote: who gave them vouches for them".to_owned();
+        if let (Some(policy), Some(lacking)) = (&self.terms.policy, no_quote) {
+            let said = || lacking.to_owned();
             self.node
                 .add(policy.list.no_quote, ReasonKind::NoQuote, None, b"", said);
         }

@@ -46,7 +46,7 @@ pub enum ReasonKind {
     Sink,
     /// A part of the agent.
     Agent,
-    /// The values are not from a quote.
+    /// The values are not from a quote, or from one without a trusted key or a nonce.
     NoQuote,
     /// The list is not what was extended.
     Unproven,

@@ -174,9 +174,12 @@ impl Judgement {
 
     /// Takes what the list says of containers.
     pub(super) fn account_for(&mut self, account: Option<Account>) {
-        let quoted = self.quote.as_ref().is_some_and(QuoteOutcome::is_good);
+        let lacking = match &self.quote {
+            Some(quote) => quote.lacking(),
+            None => Some("the PCR values are not from a quote: who gave them vouches for them"),
+        };
         let (tally, holds) = (&self.tally, self.holds());
-        self.findings = account.map(|account| account.finish(tally, quoted, holds));
+        self.findings = account.map(|account| account.finish(tally, lacking, holds));
     }
 
     /// The list ends inside a record that it should not end in.
