@@ -84,14 +84,17 @@ impl ReasonKind {
 
     /// Whether with it, where it is not refused, nobody can say that a container is as it should be.
     fn is_uncertain(&self) -> bool {
-        matches!(
-            self,
-            Self::Incomparable
-                | Self::NoReference
-                | Self::NoReferences
-                | Self::Unmeasured
-                | Self::Unproven
-        )
+        match self {
+            Self::Volume
+            | Self::Incomparable
+            | Self::NoReference
+            | Self::NoReferences
+            | Self::Unmeasured
+            | Self::Unproven => true,
+            // Nothing says what was executed.
+            Self::Violation(kind) => matches!(&kind[..], "hash" | "path"),
+            _ => false,
+        }
     }
 }
 
