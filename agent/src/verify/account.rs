@@ -78,6 +78,10 @@ pub(super) struct Account {
     /// The last of these that was asked for.
     last: Option<(Box<[u8]>, usize)>,
     pending: HashMap<Key, Pending>,
+    /// Whether a Start event said what anchors the list.
+    started: bool,
+    /// Anchors that the list names by themselves, and where first.
+    sinks: Vec<(Anchorage, u64)>,
     agent: Vec<AgentPart>,
     node: Reasons,
 }
@@ -159,8 +163,19 @@ impl Account {
             identities: HashMap::new(),
             last: None,
             pending: HashMap::new(),
+            started: false,
+            sinks: Vec::new(),
             agent: Vec::new(),
             node: Reasons::default(),
+        }
+    }
+
+    /// Takes an entry of cima's that names what anchors the list, with its payload or not.
+    pub(super) fn sink(&mut self, index: u64, name: &[u8]) {
+        let named = str::from_utf8(name).ok().and_then(|name| name.parse().ok());
+        let Some(sink) = named else { return };
+        if self.sinks.iter().all(|(of, _)| *of != sink) {
+            self.sinks.push((sink, index));
         }
     }
 
@@ -276,26 +291,56 @@ impl Account {
     }
 
     pub(super) fn start(&mut self, index: u64, start: &Start) {
+        self.started = true;
+        self.anchored(Level::Refuse, Some(index), start.anchorage);
+    }
+
+    /// What the policy says of what anchors the list.
+    fn anchored(&mut self, level: Level, index: Option<u64>, anchorage: Anchorage) {
         let Some(policy) = &self.terms.policy else {
             return;
         };
-        let sink = match start.anchorage {
+        let sink = match anchorage {
             Anchorage::Kernel => AcceptedSink::Kernel,
             Anchorage::ImaFile => AcceptedSink::ImaFile,
             Anchorage::Pcr => AcceptedSink::Pcr,
             Anchorage::None => AcceptedSink::None,
         };
         if !policy.list.sinks.contains(&sink) {
-            let name = start.anchorage.name();
+            let name = anchorage.name();
             let said =
                 || format!("the list is anchored by {name}, which the policy does not accept");
-            self.node.add(
-                Level::Refuse,
-                ReasonKind::Sink,
-                Some(index),
-                name.as_bytes(),
-                said,
-            );
+            let of = name.as_bytes();
+            self.node.add(level, ReasonKind::Sink, index, of, said);
+        }
+    }
+
+    /// Batches of which a host's list has the digest only, and no ledger the rest. Of what they tell the policy can be asked nothing but
+    /// what the sink is: only one puts files there.
+    fn add_unread(&mut self, unread: u64) {
+        let in_files = unread > 0;
+        for (sink, index) in std::mem::take(&mut self.sinks) {
+            // A sink that was tried need not be the one that was taken, which a Start event says, or the form of batches.
+            match (sink, in_files, self.started) {
+                (Anchorage::ImaFile, true, _) | (_, false, false) => {
+                    self.anchored(Level::Refuse, Some(index), sink);
+                }
+                _ => {}
+            }
+        }
+        if !in_files {
+            return;
+        }
+        // Said before, if the list names it.
+        self.anchored(Level::Refuse, None, Anchorage::ImaFile);
+        if self.terms.policy.is_some() {
+            let said = || {
+                format!(
+                    "{unread} batches are in the host's list by their digest only, and what they tell was not judged: give the ledger, too"
+                )
+            };
+            self.node
+                .add(Level::Warn, ReasonKind::Unread, None, b"", said);
         }
     }
 
@@ -582,14 +627,16 @@ impl Account {
     }
 
     /// The verdicts: of a list that is what was extended, or not.
-    /// `no_quote`: why no quote vouches for the values, if none does.
+    /// `no_quote`: why no quote vouches for the values, if none does; `unread`: batches that could not be read.
     pub(super) fn finish(
         mut self,
         tally: &Tally,
         no_quote: Option<&str>,
+        unread: u64,
         is_proven: bool,
     ) -> Findings {
         self.add_pending();
+        self.add_unread(unread);
         self.add_parts();
         self.add_tally(tally);
         if let (Some(policy), Some(lacking)) = (&self.terms.policy, no_quote) {
@@ -924,7 +971,7 @@ mod tests {
         }
         say(most, "cima-violation:kernel-load:unregistered:/x");
         assert_eq!(account.pending.len(), PENDING);
-        let findings = account.finish(&Tally::default(), None, true);
+        let findings = account.finish(&Tally::default(), None, 0, true);
         assert_eq!(findings.rating, Rating::Bad);
         assert_eq!(findings.reasons[0].index, Some(most));
         assert_eq!(findings.reasons.len() as u64 + findings.more, most + 1);
