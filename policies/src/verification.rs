@@ -115,7 +115,7 @@ impl AgentRules {
 pub struct ListRules {
     /// What may anchor it.
     pub sinks: Vec<AcceptedSink>,
-    /// The PCR values are not from a quote.
+    /// The PCR values are not from a quote by a trusted key over a chosen nonce.
     pub no_quote: Level,
     /// Events were lost on their way from the kernel.
     pub loss: Level,

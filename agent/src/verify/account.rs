@@ -36,7 +36,7 @@ use crate::measure::{
 const IDENTITIES: usize = 4096;
 /// Parts of the agent that are told: six, and each change of a policy.
 const PARTS: usize = 1000;
-/// Policy events that are kept until a context event tells of them.
+/// Policy events that are kept until a context event tells of them; what is beyond is the node's at once.
 const PENDING: usize = 1 << 16;
 /// Bytes of a text from the list that are shown.
 const SHOWN: usize = 300;
@@ -78,8 +78,10 @@ pub(super) struct Account {
     /// The last of these that was asked for.
     last: Option<(Box<[u8]>, usize)>,
     pending: HashMap<Key, Pending>,
-    /// Policy events that were not kept, since so many were.
-    unkept: u64,
+    /// Whether a Start event said what anchors the list.
+    started: bool,
+    /// Anchors that the list names by themselves, and where first.
+    sinks: Vec<(Anchorage, u64)>,
     agent: Vec<AgentPart>,
     node: Reasons,
 }
@@ -161,9 +163,19 @@ impl Account {
             identities: HashMap::new(),
             last: None,
             pending: HashMap::new(),
-            unkept: 0,
+            started: false,
+            sinks: Vec::new(),
             agent: Vec::new(),
             node: Reasons::default(),
+        }
+    }
+
+    /// Takes an entry of cima's that names what anchors the list, with its payload or not.
+    pub(super) fn sink(&mut self, index: u64, name: &[u8]) {
+        let named = str::from_utf8(name).ok().and_then(|name| name.parse().ok());
+        let Some(sink) = named else { return };
+        if self.sinks.iter().all(|(of, _)| *of != sink) {
+            self.sinks.push((sink, index));
         }
     }
 
@@ -197,8 +209,9 @@ impl Account {
             return;
         }
         if self.pending.len() >= PENDING && !self.pending.contains_key(&key) {
-            self.unkept += 1;
-            return;
+            // Not to be forgotten, whether or not a context event tells of it.
+            let of = index.to_le_bytes();
+            return self.node.add(level, kind, Some(index), &of, || sentence);
         }
         self.pending.entry(key).or_insert(Pending {
             index,
@@ -278,26 +291,56 @@ impl Account {
     }
 
     pub(super) fn start(&mut self, index: u64, start: &Start) {
+        self.started = true;
+        self.anchored(Level::Refuse, Some(index), start.anchorage);
+    }
+
+    /// What the policy says of what anchors the list.
+    fn anchored(&mut self, level: Level, index: Option<u64>, anchorage: Anchorage) {
         let Some(policy) = &self.terms.policy else {
             return;
         };
-        let sink = match start.anchorage {
+        let sink = match anchorage {
             Anchorage::Kernel => AcceptedSink::Kernel,
             Anchorage::ImaFile => AcceptedSink::ImaFile,
             Anchorage::Pcr => AcceptedSink::Pcr,
             Anchorage::None => AcceptedSink::None,
         };
         if !policy.list.sinks.contains(&sink) {
-            let name = start.anchorage.name();
+            let name = anchorage.name();
             let said =
                 || format!("the list is anchored by {name}, which the policy does not accept");
-            self.node.add(
-                Level::Refuse,
-                ReasonKind::Sink,
-                Some(index),
-                name.as_bytes(),
-                said,
-            );
+            let of = name.as_bytes();
+            self.node.add(level, ReasonKind::Sink, index, of, said);
+        }
+    }
+
+    /// Batches of which a host's list has the digest only, and no ledger the rest. Of what they tell the policy can be asked nothing but
+    /// what the sink is: only one puts files there.
+    fn add_unread(&mut self, unread: u64) {
+        let in_files = unread > 0;
+        for (sink, index) in std::mem::take(&mut self.sinks) {
+            // A sink that was tried need not be the one that was taken, which a Start event says, or the form of batches.
+            match (sink, in_files, self.started) {
+                (Anchorage::ImaFile, true, _) | (_, false, false) => {
+                    self.anchored(Level::Refuse, Some(index), sink);
+                }
+                _ => {}
+            }
+        }
+        if !in_files {
+            return;
+        }
+        // Said before, if the list names it.
+        self.anchored(Level::Refuse, None, Anchorage::ImaFile);
+        if self.terms.policy.is_some() {
+            let said = || {
+                format!(
+                    "{unread} batches are in the host's list by their digest only, and what they tell was not judged: give the ledger, too"
+                )
+            };
+            self.node
+                .add(Level::Warn, ReasonKind::Unread, None, b"", said);
         }
     }
 
@@ -584,13 +627,20 @@ impl Account {
     }
 
     /// The verdicts: of a list that is what was extended, or not.
-    pub(super) fn finish(mut self, tally: &Tally, is_quoted: bool, is_proven: bool) -> Findings {
+    /// `no_quote`: why no quote vouches for the values, if none does; `unread`: batches that could not be read.
+    pub(super) fn finish(
+        mut self,
+        tally: &Tally,
+        no_quote: Option<&str>,
+        unread: u64,
+        is_proven: bool,
+    ) -> Findings {
         self.add_pending();
+        self.add_unread(unread);
         self.add_parts();
         self.add_tally(tally);
-        if let Some(policy) = self.terms.policy.as_ref().filter(|_| !is_quoted) {
-            let said =
-                || "the PCR values are not from a quote: who gave them vouches for them".to_owned();
+        if let (Some(policy), Some(lacking)) = (&self.terms.policy, no_quote) {
+            let said = || lacking.to_owned();
             self.node
                 .add(policy.list.no_quote, ReasonKind::NoQuote, None, b"", said);
         }
@@ -620,7 +670,7 @@ impl Account {
             agent: self.agent,
             rating,
             reasons,
-            more: more + self.unkept,
+            more,
         }
     }
 
@@ -891,4 +941,39 @@ fn text(bytes: &[u8]) -> String {
 
 fn text_of(string: &str) -> String {
     text(string.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use cima_policies::VERIFICATION_DEFAULT;
+    use ima_log::Entry;
+
+    use super::*;
+    use crate::{measure::HostForm, verify::known::of_listed};
+
+    #[test]
+    fn what_is_refused_counts_however_much_was_said_before() {
+        let policy = VerificationPolicy::parse(VERIFICATION_DEFAULT).unwrap();
+        let policy = Some(policy);
+        let mut account = Account::new(Arc::new(Terms {
+            policy,
+            ..Terms::default()
+        }));
+        let mut say = |index: u64, name: &str| {
+            let entry = Entry::ima_buf(10, HashAlgorithm::Sha256, name, b"v1;x").unwrap();
+            let key = of_listed(HostForm::Buffer, &entry);
+            account.policy_event(index, &entry.fields().unwrap(), key);
+        };
+        let most = PENDING as u64;
+        for index in 0..most {
+            let name = format!("cima-violation:anonymous:unregistered:/{index}");
+            say(index, &name);
+        }
+        say(most, "cima-violation:kernel-load:unregistered:/x");
+        assert_eq!(account.pending.len(), PENDING);
+        let findings = account.finish(&Tally::default(), None, 0, true);
+        assert_eq!(findings.rating, Rating::Bad);
+        assert_eq!(findings.reasons[0].index, Some(most));
+        assert_eq!(findings.reasons.len() as u64 + findings.more, most + 1);
+    }
 }

@@ -46,10 +46,12 @@ pub enum ReasonKind {
     Sink,
     /// A part of the agent.
     Agent,
-    /// The values are not from a quote.
+    /// The values are not from a quote, or from one without a trusted key or a nonce.
     NoQuote,
     /// The list is not what was extended.
     Unproven,
+    /// Batches are in a host's list by their digest only.
+    Unread,
     /// Something is refused of a container.
     Containers,
 }
@@ -78,20 +80,25 @@ impl ReasonKind {
             Self::Agent => "agent",
             Self::NoQuote => "no-quote",
             Self::Unproven => "unproven",
+            Self::Unread => "unread-batches",
             Self::Containers => "containers",
         }
     }
 
-    /// Whether with it, where it is not refused, nobody can say that a container is as it should be.
-    fn is_uncertain(&self) -> bool {
-        matches!(
-            self,
-            Self::Incomparable
-                | Self::NoReference
-                | Self::NoReferences
-                | Self::Unmeasured
-                | Self::Unproven
-        )
+    /// Whether with it, where it is not refused, nobody can say that a container, or the node, is as it should be.
+    pub(super) fn is_uncertain(&self) -> bool {
+        match self {
+            Self::Volume
+            | Self::Incomparable
+            | Self::NoReference
+            | Self::NoReferences
+            | Self::Unmeasured
+            | Self::Unproven
+            | Self::Unread => true,
+            // Nothing says what was executed.
+            Self::Violation(kind) => matches!(&kind[..], "hash" | "path"),
+            _ => false,
+        }
     }
 }
 

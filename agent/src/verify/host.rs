@@ -21,7 +21,7 @@ use crate::measure::{Anchorage, CONTENT_HASHES, HostForm, is_of_kernel};
 /// the moment of the listing, one after a look that failed.
 const BATCHES: usize = 3;
 /// In front of what an agent tries its sink with, before it opens its ledger.
-const SINK: &[u8] = b"cima-sink:";
+pub(super) const SINK: &[u8] = b"cima-sink:";
 
 /// How much of both lists there was.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -216,6 +216,7 @@ impl HostJudge {
             outcome.unread = ours.unread;
         }
         let mut judgement = self.host.conclude(required.host);
+        let of_digest_only = outcome.unread;
         if let Some(first) = untold.first {
             let place = Place {
                 index: first.index,
@@ -237,6 +238,7 @@ impl HostJudge {
             let missing = self.missing;
             of_ledger(ledger, missing, required, &mut judgement, &mut outcome);
         }
+        let unread = if in_files { 0 } else { of_digest_only };
         judgement.host = Some(outcome);
         let account = match of_ledgers {
             Some((account, tally)) if in_files => {
@@ -245,7 +247,7 @@ impl HostJudge {
             }
             _ => of_host,
         };
-        judgement.account_for(account);
+        judgement.account_for(account, unread);
         judgement
     }
 

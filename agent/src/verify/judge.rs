@@ -17,7 +17,7 @@ use super::{
     batch::container_of,
     containers::Containers,
     fault::shown,
-    host::{Ours, due},
+    host::{Ours, SINK, due},
     judgement::Violations,
     known::{Key, Known, Mark, of_event, of_listed},
     tally::Tally,
@@ -271,6 +271,11 @@ impl Judge {
             of_listed(HostForm::Buffer, item.entry)
         };
         let Place { index, offset, .. } = item.place;
+        if let (Some(account), Some(sink)) = (&mut self.account, fields.name.strip_prefix(SINK))
+            && self.accounting
+        {
+            account.sink(index, sink);
+        }
         let is_told = self.accounting && fields.payload.is_some();
         if let Some(account) = self.account.as_mut().filter(|_| is_told) {
             account.policy_event(index, fields, key);
@@ -562,7 +567,7 @@ impl Judge {
     pub fn finish(mut self, required: u64) -> Judgement {
         let account = self.account.take();
         let mut judgement = self.conclude(required);
-        judgement.account_for(account);
+        judgement.account_for(account, 0);
         judgement
     }
 

@@ -172,11 +172,14 @@ impl Judgement {
         findings.filter(|findings| findings.rating == Rating::Bad)
     }
 
-    /// Takes what the list says of containers.
-    pub(super) fn account_for(&mut self, account: Option<Account>) {
-        let quoted = self.quote.as_ref().is_some_and(QuoteOutcome::is_good);
+    /// Takes what the list says of containers, but for batches that are `unread`.
+    pub(super) fn account_for(&mut self, account: Option<Account>, unread: u64) {
+        let lacking = match &self.quote {
+            Some(quote) => quote.lacking(),
+            None => Some("the PCR values are not from a quote: who gave them vouches for them"),
+        };
         let (tally, holds) = (&self.tally, self.holds());
-        self.findings = account.map(|account| account.finish(tally, quoted, holds));
+        self.findings = account.map(|account| account.finish(tally, lacking, unread, holds));
     }
 
     /// The list ends inside a record that it should not end in.
@@ -321,6 +324,14 @@ impl Findings {
         match main.filter(|_| self.rating == Rating::Bad) {
             Some(Reason { kind, .. }) if *kind == super::ReasonKind::Containers => counts,
             Some(reason) => format!("{reason} ({counts})"),
+            None if self.rating == Rating::Unknown => {
+                let of = |reason: &&Reason| reason.kind.is_uncertain();
+                let why = self.reasons.iter().find(of);
+                why.map_or_else(
+                    || counts.clone(),
+                    |why| format!("{counts}; node unknown: {why}"),
+                )
+            }
             None => counts,
         }
     }

@@ -209,7 +209,7 @@ fn a_container_that_executes_what_its_image_has_is_good() {
 #[test]
 fn what_a_container_did_is_held_against_its_image() {
     type Say = fn(&mut List);
-    let cases: [(&str, Say, &str, &[&str], &str); 9] = [
+    let cases: [(&str, Say, &str, &[&str], &str); 10] = [
         (
             "another content",
             |list| executed(list, SHELL, &digest(b"evil")),
@@ -257,9 +257,29 @@ fn what_a_container_did_is_held_against_its_image() {
                 });
                 list.done(in_container(1), file(b"/data/plugin"), what);
             },
-            "good",
+            "unknown",
             &["volume"],
             "/data/plugin was executed from the volume /srv/data",
+        ),
+        (
+            "what could not be hashed",
+            |list| {
+                let provenance = Provenance::Image(image());
+                list.policy_event(&PolicyEvent::violation(
+                    Violation::Hash,
+                    &provenance,
+                    SHELL,
+                    "errno=13",
+                ));
+                let what = What::Mapping(proto::Mapping {
+                    hash_error: -13,
+                    ..Default::default()
+                });
+                list.done(in_container(1), file(SHELL), what);
+            },
+            "unknown",
+            &["violation"],
+            "a file was executed that could not be hashed",
         ),
         (
             "while it was written",

@@ -9,6 +9,7 @@ use cima_agent::{
     sink::{PcrSink, Sink as _},
     verify::{Anchor, HostJudge, Judgement, Place},
 };
+use cima_policies::VERIFICATION_DEFAULT;
 use ima_log::{BinaryReader, Digest, Entry, HashAlgorithm, Replay, Template};
 use proptest::prelude::*;
 use proto::context_event::What;
@@ -241,6 +242,71 @@ fn a_host_list_and_the_ledger_in_it_are_good_in_every_form() {
             );
         }
     }
+}
+
+#[test]
+fn a_node_whose_batches_were_not_read_is_not_good() {
+    let files = Files::new();
+    let shipped = files.write("shipped.toml", VERIFICATION_DEFAULT);
+    let strict = "sinks = [\"kernel\"]";
+    let strict =
+        VERIFICATION_DEFAULT.replace("sinks = [\"kernel\", \"ima-file\", \"pcr\"]", strict);
+    let strict = files.write("strict.toml", strict);
+    let kinds = |ran: &Ran| {
+        let verdict = ran.json();
+        let node = verdict["node"].clone();
+        let reasons = node["reasons"].as_array().unwrap().iter();
+        let kinds = reasons.map(|one| one["kind"].as_str().unwrap().to_owned());
+        let rating = node["verdict"].as_str().unwrap().to_owned();
+        (ran.code, rating, kinds.collect::<Vec<_>>())
+    };
+    let has = |kinds: &[String], kind: &str| kinds.iter().any(|of| of == kind);
+    let form = FORMS[1];
+    let with = |sinks: &[Anchorage]| {
+        let mut ledger = List::in_host("ima-file", BOOT);
+        for sink in sinks {
+            ledger.policy_event(&PolicyEvent::sink(*sink));
+        }
+        let digest = HashAlgorithm::Sha256.digest(b"cimad");
+        ledger.policy_event(&PolicyEvent::agent(SelfPart::Binary, &digest));
+        ledger.batch(vec![event(What::Stop(proto::Stop {}))]);
+        let host = form.host(&ledger.entries);
+        (ledger, host)
+    };
+    let all = [Anchorage::ImaFile];
+    for sinks in [&all[..], &[], &[Anchorage::Kernel, Anchorage::ImaFile]] {
+        let (ledger, host) = with(sinks);
+        let run = |ledger: Option<&[Entry]>, policy: &str| {
+            kinds(&verify(
+                &binary(&host),
+                &host,
+                ledger,
+                &["--policy", policy, "--json"],
+            ))
+        };
+        let (code, rating, found) = run(None, &shipped);
+        assert_eq!((code, rating.as_str()), (Some(0), "unknown"), "{found:?}");
+        assert!(
+            has(&found, "unread-batches") && !has(&found, "sink"),
+            "{found:?}"
+        );
+        let (code, rating, found) = run(Some(&ledger.entries), &shipped);
+        assert_eq!((code, rating.as_str()), (Some(0), "good"), "{found:?}");
+        assert!(!has(&found, "unread-batches"), "{found:?}");
+        for ledger in [None, Some(&ledger.entries[..])] {
+            let (code, rating, found) = run(ledger, &strict);
+            assert_eq!((code, rating.as_str()), (Some(1), "bad"), "{found:?}");
+            assert!(has(&found, "sink"), "{found:?}");
+        }
+    }
+    let (_, host) = with(&all);
+    let ran = verify(&binary(&host), &host, None, &["--policy", &shipped]);
+    assert!(
+        ran.verdict()
+            .ends_with("what they tell was not judged: give the ledger, too"),
+        "{}",
+        ran.out
+    );
 }
 
 #[test]

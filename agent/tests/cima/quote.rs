@@ -2,6 +2,7 @@
 //! `cima verify` of what a software TPM signed, by cima's own key and by keys of tpm2-tools.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use cima_policies::VERIFICATION_DEFAULT;
 use ima_log::{Entry, HashAlgorithm};
 use serde_json::Value;
 
@@ -104,6 +105,35 @@ fn evidence_is_good_by_the_nonce_and_the_key_that_were_chosen() {
     let words = ["verify", "--evidence", "-", "--nonce", "chosen"];
     let piped = cima_reading(words, case.evidence.to_string().as_bytes());
     assert_eq!(piped.code, Some(0), "{piped:?}");
+}
+
+#[test]
+fn a_quote_that_anybody_can_make_is_none_where_one_is_asked_for() {
+    let case = Case::new("chosen");
+    let policy = VERIFICATION_DEFAULT.replace("no_quote = \"warn\"", "no_quote = \"refuse\"");
+    let policy = policy.replace("unregistered = \"refuse\"", "unregistered = \"accept\"");
+    let policy = case.files.write("policy.toml", policy);
+    let key = ["--ak", &case.key];
+    let nonce = ["--nonce", "chosen"];
+    let cases = [
+        (vec![], Some("neither key nor nonce was given")),
+        (nonce.to_vec(), Some("a key that it names itself: none")),
+        (key.to_vec(), Some("is fresh was not checked: no nonce")),
+        ([nonce, key].concat(), None),
+    ];
+    for (more, said) in cases {
+        let terms = ["--policy", &policy, "--json"];
+        let ran = case.verify(&[&terms[..], &more].concat());
+        assert_eq!(ran.code, Some(i32::from(said.is_some())), "{ran:?}");
+        let verdict = ran.json();
+        let reasons = verdict["node"]["reasons"].as_array().unwrap();
+        let reason = reasons.iter().find(|one| one["kind"] == "no-quote");
+        assert_eq!(reason.is_some(), said.is_some(), "{verdict}");
+        if let (Some(reason), Some(said)) = (reason, said) {
+            let sentence = reason["sentence"].as_str().unwrap();
+            assert!(sentence.contains(said), "{said}: {sentence}");
+        }
+    }
 }
 
 #[test]

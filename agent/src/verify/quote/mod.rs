@@ -215,6 +215,25 @@ impl QuoteOutcome {
         self.faults.is_empty()
     }
 
+    /// Why it is no quote that somebody could not have made himself, or made before; `None`: it is one.
+    pub(super) fn lacking(&self) -> Option<&'static str> {
+        if !self.is_good() {
+            return Some("the quote that the PCR values are from is not good");
+        }
+        match (self.key_trusted, self.nonce_checked) {
+            (true, true) => None,
+            (true, false) => Some(
+                "whether the quote that the PCR values are from is fresh was not checked: no nonce was given",
+            ),
+            (false, true) => Some(
+                "the quote that the PCR values are from is signed by a key that it names itself: none was given",
+            ),
+            (false, false) => Some(
+                "the quote that the PCR values are from is signed by a key that it names itself, and whether it is fresh was not checked: neither key nor nonce was given",
+            ),
+        }
+    }
+
     /// What a list whose first entry extends `pcr` is compared with.
     #[must_use]
     pub fn anchor(&mut self, pcr: Option<u32>) -> Anchor {
