@@ -141,6 +141,33 @@ impl<'a> Query<'a> {
         Ok(None)
     }
 
+    /// Tells `visit` of the entries that have something which `filter` asks for, each once and whole, in order; with the list that they are of.
+    ///
+    /// # Errors
+    /// See [`QueryError`].
+    pub fn entries<E: From<QueryError>>(
+        &mut self,
+        filter: &Filter,
+        mut visit: impl FnMut(&List, &Entry) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let wanted = self.wanted(filter)?;
+        let passed = Passed::default();
+        let hits = Hits::new(self.index, filter, &wanted, false, &passed);
+        let mut hits = hits.map_err(QueryError::from)?;
+        let mut last = None;
+        while let Some(hit) = hits.next().map_err(QueryError::from)? {
+            let list = self
+                .index
+                .list(hit.id)
+                .ok_or_else(|| moved("-", hit.entry))?;
+            let (id, list) = (list.id, list.list.clone());
+            if last.replace((id, hit.place)) != Some((id, hit.place)) {
+                visit(&list, self.entry(id, &list, &hit)?)?;
+            }
+        }
+        Ok(())
+    }
+
     /// [`Query::events`] of one container, by its number in the index, whatever containers and nodes `filter` asks for.
     pub(crate) fn events_of<E: From<QueryError>>(
         &mut self,

@@ -732,6 +732,19 @@ fn an_export_has_every_event_and_no_cell_that_a_spreadsheet_computes() {
 }
 
 #[test]
+fn a_canonical_event_log_is_of_one_list_and_without_filters_the_lists_own() {
+    for format in ["cel-json", "cel-tlv"] {
+        let format = format!("--format={format}");
+        FLEET.ask(&["export", &format]).refused(&["is of one list"]);
+        let ran = FLEET.ask(&["export", &format, "--node", "node-01"]);
+        assert_eq!(ran.code, Some(0), "{}", ran.err);
+        let boot = &FLEET.boots()["node-01"];
+        let own = cima(["log", boot.to_str().unwrap(), &format]);
+        assert!(ran.bytes == own.bytes, "{format}");
+    }
+}
+
+#[test]
 fn of_a_hostile_node_everything_is_shown_and_nothing_obeyed() {
     let asked = Asked::fleet(hostile::generate);
     let verbs: &[&[&str]] = &[

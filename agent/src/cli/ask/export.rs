@@ -7,22 +7,24 @@ use std::{
 };
 
 use clap::{Args, ValueEnum};
+use ima_log::{CelEncoder, CelEncoding, HashAlgorithm};
 
 use super::{AskError, Filters, Lists, json_line, note, refuse_inputs};
 use crate::{
     cli::{image::write_file, unless_broken_pipe},
     exit::Outcome,
-    query::{Event, Page, Query, QueryError},
+    query::{Event, Filter, Kind, List, Page, Query, QueryError},
 };
 
 /// Write events for other tools
 ///
-/// All that are asked for, in the order of cima events. The list itself, in its own forms and as a Canonical Event Log, is
-/// written by cima log.
+/// All that are asked for, in the order of cima events. As a Canonical Event Log it is whole entries, of one list: all that have
+/// something which is asked for, and without filters the list itself, as cima log writes it, too.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   cima export --since 7d -o week.jsonl
   cima export --format csv --kind exec -o executions.csv
+  cima export --format cel-json --node web-1 -o web-1.cel.json
   cima export --from nodes/ | duckdb -c \"select kind, count(*) from read_json('/dev/stdin') group by kind\"
 
 Exit codes: 0 written, 2 usage, or a list that cannot be read.")]
@@ -45,6 +47,20 @@ enum Format {
     Jsonl,
     /// A line for each, with a header; what programs do with cells that look like formulas is prevented by a ' in front
     Csv,
+    /// The TCG's Canonical Event Log, JSON
+    CelJson,
+    /// The TCG's Canonical Event Log, binary
+    CelTlv,
+}
+
+impl Format {
+    fn cel(self) -> Option<CelEncoding> {
+        match self {
+            Self::Jsonl | Self::Csv => None,
+            Self::CelJson => Some(CelEncoding::Json),
+            Self::CelTlv => Some(CelEncoding::Tlv),
+        }
+    }
 }
 
 enum Stop {
@@ -75,7 +91,20 @@ pub fn run(args: &ExportArgs) -> Result<Outcome, AskError> {
     let mut query = Query::new(&index);
     let mut events = 0_u64;
     let mut failed: Option<AskError> = None;
-    let mut write = |out: &mut dyn Write| -> io::Result<()> {
+    let mut write = |mut out: &mut dyn Write| -> io::Result<()> {
+        if let Some(encoding) = args.format.cel() {
+            return match log(&mut query, &filter, encoding, &mut out) {
+                Ok(count) => {
+                    events = count;
+                    Ok(())
+                }
+                Err(Stop::Write(error)) => Err(error),
+                Err(Stop::Ask(error)) => {
+                    failed = Some(error);
+                    Err(io::Error::other("there is no answer"))
+                }
+            };
+        }
         let mut rows = Rows::new(args.format, out)?;
         let written = query.events(&filter, &Page::default(), |event| {
             events += 1;
@@ -104,9 +133,38 @@ pub fn run(args: &ExportArgs) -> Result<Outcome, AskError> {
         (None, written) => written.map_err(super::written_to(&path))?,
     }
     if output.is_some() {
-        note(format_args!("{events} events are in {}", path.display()));
+        let what = args.format.cel().map_or("events", |_| "entries");
+        note(format_args!("{events} {what} are in {}", path.display()));
     }
     Ok(Outcome::Good)
+}
+
+/// Writes entries as a Canonical Event Log, which is of one list; says how many.
+fn log(
+    query: &mut Query<'_>,
+    filter: &Filter,
+    encoding: CelEncoding,
+    out: &mut &mut dyn Write,
+) -> Result<u64, Stop> {
+    let mut filter = filter.clone();
+    if filter.kinds.is_empty() {
+        filter.kinds = Kind::ALL.to_vec();
+    }
+    let mut encoder = CelEncoder::new(encoding, &[HashAlgorithm::Sha256]);
+    let mut of: Option<List> = None;
+    let mut entries = 0;
+    query.entries(&filter, |list, entry| {
+        let first = of.get_or_insert_with(|| list.clone());
+        if first != list {
+            let both = AskError::OneList(first.to_string(), list.to_string());
+            return Err(Stop::Ask(both));
+        }
+        entries += 1;
+        encoder.write(entry, out).map_err(Stop::Write)
+    })?;
+    encoder.finish(out).map_err(Stop::Write)?;
+    out.flush().map_err(Stop::Write)?;
+    Ok(entries)
 }
 
 enum Rows<'a> {
@@ -117,12 +175,12 @@ enum Rows<'a> {
 impl<'a> Rows<'a> {
     fn new(format: Format, out: &'a mut dyn Write) -> io::Result<Self> {
         Ok(match format {
-            Format::Jsonl => Self::Jsonl(out),
             Format::Csv => {
                 let mut writer = csv::Writer::from_writer(out);
                 writer.write_record(COLUMNS)?;
                 Self::Csv(Box::new(writer))
             }
+            _ => Self::Jsonl(out),
         })
     }
 

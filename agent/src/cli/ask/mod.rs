@@ -126,6 +126,11 @@ pub enum AskError {
         /// What it is.
         what: &'static str,
     },
+    /// Two lists for one log.
+    #[error(
+        "a Canonical Event Log is of one list, and both {0} and {1} were asked for: choose with --node or --from"
+    )]
+    OneList(String, String),
     /// Nothing can be between.
     #[error("--until is not after --since: nothing can be between them")]
     Between,
