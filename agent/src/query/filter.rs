@@ -7,7 +7,7 @@
 
 use std::{fmt, str::FromStr};
 
-use globset::{GlobBuilder, GlobMatcher};
+use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 
 use super::Kind;
 
@@ -48,7 +48,8 @@ pub struct Pattern {
 enum Way {
     Prefix,
     Exact,
-    Glob(Box<GlobMatcher>),
+    /// A set of one: unlike a matcher it says no to what cannot be compiled.
+    Glob(Box<GlobSet>),
 }
 
 impl PartialEq for Pattern {
@@ -71,12 +72,15 @@ impl FromStr for Pattern {
             });
         }
         let way = if text.contains(['*', '?', '[']) {
-            let glob = GlobBuilder::new(text).backslash_escape(true).build();
-            let glob = glob.map_err(|error| FilterError::Glob {
+            let set = || {
+                let glob = GlobBuilder::new(text).backslash_escape(true).build()?;
+                GlobSetBuilder::new().add(glob).build()
+            };
+            let set = set().map_err(|error: globset::Error| FilterError::Glob {
                 text: text.to_owned(),
                 reason: error.kind().to_string(),
             })?;
-            Way::Glob(Box::new(glob.compile_matcher()))
+            Way::Glob(Box::new(set))
         } else {
             Way::Prefix
         };
@@ -333,6 +337,8 @@ mod tests {
         // Bytes that are no text.
         assert!(pattern("/tmp/*").matches(b"/tmp/\xff\xfe"));
         assert_eq!("".parse::<Pattern>(), Err(FilterError::Empty));
+        let deep = format!("*{}{}", "{".repeat(400), "}".repeat(400));
+        assert!(deep.parse::<Pattern>().is_err());
         assert!(matches!(
             "[".parse::<Pattern>(),
             Err(FilterError::Glob { .. })

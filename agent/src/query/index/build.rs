@@ -355,7 +355,7 @@ struct Tables<'a> {
     event: Statement<'a>,
     file: Statement<'a>,
     files: Files,
-    /// By file and container: the first event, the last, executions.
+    /// By container and file: the first event, the last, executions.
     sightings: HashMap<(i64, i64), (i64, i64, i64), BuildHasherDefault<OfNumbers>>,
     entries: u64,
 }
@@ -395,7 +395,10 @@ impl<'a> Tables<'a> {
                     }
                     told(self.entries);
                 }
-                Load::End { list, progress } => self.end(&mut states[list], *progress)?,
+                Load::End { list, progress } => {
+                    self.flush_sightings()?;
+                    self.end(&mut states[list], *progress)?;
+                }
             }
         }
         self.flush_sightings()?;
@@ -466,7 +469,7 @@ impl<'a> Tables<'a> {
         ])?;
         if let (Some(file), Some(container)) = (file, container) {
             let executed = row.kind.is_execution() || row.kind == Kind::Measured;
-            let sighting = self.sightings.entry((file, container));
+            let sighting = self.sightings.entry((container, file));
             let (_, last, count) = sighting.or_insert((id, id, 0));
             (*last, *count) = (id, *count + i64::from(executed));
             if self.sightings.len() >= SIGHTINGS {
@@ -548,8 +551,8 @@ impl<'a> Tables<'a> {
             "INSERT INTO sighting VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT DO UPDATE SET \
              last = excluded.last, count = count + excluded.count",
         )?;
-        for ((file, container), (first, last, count)) in sightings {
-            insert.execute([file, container, first, last, count])?;
+        for ((container, file), (first, last, count)) in sightings {
+            insert.execute([container, file, first, last, count])?;
         }
         Ok(())
     }

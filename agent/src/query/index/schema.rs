@@ -83,12 +83,12 @@ CREATE TABLE event (
     violation INTEGER
 );
 CREATE TABLE sighting (             -- of a file in a container
-    file INTEGER NOT NULL,
     container INTEGER NOT NULL,
+    file INTEGER NOT NULL,
     first INTEGER NOT NULL,         -- events
     last INTEGER NOT NULL,
     count INTEGER NOT NULL,         -- of executions
-    PRIMARY KEY (file, container)
+    PRIMARY KEY (container, file)   -- a list's containers are its own: the table only grows at its end
 ) WITHOUT ROWID;
 CREATE TABLE zone (                 -- of neighbouring events
     first INTEGER PRIMARY KEY,
@@ -106,7 +106,7 @@ CREATE INDEX IF NOT EXISTS file_key ON file (key);
 CREATE INDEX IF NOT EXISTS file_digest ON file (digest) WHERE digest IS NOT NULL;
 CREATE INDEX IF NOT EXISTS file_path ON file (path);
 CREATE INDEX IF NOT EXISTS container_became ON container (became) WHERE became IS NOT NULL;
-CREATE INDEX IF NOT EXISTS sighting_container ON sighting (container);
+CREATE INDEX IF NOT EXISTS sighting_file ON sighting (file);
 ";
 
 /// How far a list's number is shifted in an event's.
