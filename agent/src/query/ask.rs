@@ -141,14 +141,14 @@ impl<'a> Query<'a> {
         Ok(None)
     }
 
-    /// Tells `visit` of the entries that have something which `filter` asks for, each once and whole, in order; with the list that they are of.
+    /// Tells `visit` of the entries that have something which `filter` asks for, each once and whole, in order.
     ///
     /// # Errors
     /// See [`QueryError`].
     pub fn entries<E: From<QueryError>>(
         &mut self,
         filter: &Filter,
-        mut visit: impl FnMut(&List, &Entry) -> Result<(), E>,
+        mut visit: impl FnMut(&Entry) -> Result<(), E>,
     ) -> Result<(), E> {
         let wanted = self.wanted(filter)?;
         let passed = Passed::default();
@@ -162,7 +162,7 @@ impl<'a> Query<'a> {
                 .ok_or_else(|| moved("-", hit.entry))?;
             let (id, list) = (list.id, list.list.clone());
             if last.replace((id, hit.place)) != Some((id, hit.place)) {
-                visit(&list, self.entry(id, &list, &hit)?)?;
+                visit(self.entry(id, &list, &hit)?)?;
             }
         }
         Ok(())

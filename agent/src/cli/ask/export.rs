@@ -13,7 +13,7 @@ use super::{AskError, Filters, Lists, json_line, note, refuse_inputs};
 use crate::{
     cli::{image::write_file, unless_broken_pipe},
     exit::Outcome,
-    query::{Event, Filter, Kind, List, Page, Query, QueryError},
+    query::{Event, Filter, Kind, Page, Query, QueryError},
 };
 
 /// Write events for other tools
@@ -88,6 +88,13 @@ pub fn run(args: &ExportArgs) -> Result<Outcome, AskError> {
         refuse_inputs(path, &args.lists.find()?, &[])?;
     }
     let index = args.lists.open()?;
+    if args.format.cel().is_some() {
+        let lists = index.freshness();
+        let mut lists = lists.iter().filter(|list| filter.node(&list.node));
+        if let (Some(one), Some(other)) = (lists.next(), lists.next()) {
+            return Err(AskError::OneList(one.path.clone(), other.path.clone()));
+        }
+    }
     let mut query = Query::new(&index);
     let mut events = 0_u64;
     let mut failed: Option<AskError> = None;
@@ -151,14 +158,8 @@ fn log(
         filter.kinds = Kind::ALL.to_vec();
     }
     let mut encoder = CelEncoder::new(encoding, &[HashAlgorithm::Sha256]);
-    let mut of: Option<List> = None;
     let mut entries = 0;
-    query.entries(&filter, |list, entry| {
-        let first = of.get_or_insert_with(|| list.clone());
-        if first != list {
-            let both = AskError::OneList(first.to_string(), list.to_string());
-            return Err(Stop::Ask(both));
-        }
+    query.entries(&filter, |entry| {
         entries += 1;
         encoder.write(entry, out).map_err(Stop::Write)
     })?;
