@@ -20,6 +20,7 @@ pub(crate) mod pcr_values;
 pub mod policy;
 mod quoted;
 pub mod reference;
+mod references;
 pub mod report;
 mod source;
 mod terms;

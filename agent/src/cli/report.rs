@@ -11,11 +11,9 @@ use std::{
 use clap::Args;
 
 use super::{
-    ask::{
-        AskError, Filters, Lists,
-        explain::{ReferencesError, references},
-    },
+    ask::{AskError, Filters, Lists},
     image::write_file,
+    references::{ReferencesError, references},
     unless_broken_pipe,
 };
 use crate::{

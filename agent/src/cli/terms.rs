@@ -2,7 +2,7 @@
 //! What a list is judged by, read from files: reference values, a verification policy, an admission policy.
 
 use std::{
-    fs::{self, File},
+    fs::File,
     io::{self, Read as _},
     path::{Path, PathBuf},
 };
@@ -12,9 +12,9 @@ use cima_policies::{
     admission::{Admission, AdmissionError},
 };
 use clap::Args;
-use image_digest::reference::{Reference, ReferenceError};
 
-use crate::verify::{Contradiction, References, Terms};
+use super::references::{ReferencesError, references};
+use crate::verify::Terms;
 
 /// A policy is far shorter.
 const POLICY: u64 = 1 << 20;
@@ -48,27 +48,9 @@ pub enum TermsError {
         #[source]
         source: io::Error,
     },
-    /// A directory without references.
-    #[error("{} has no file *.json: references are what `cima reference` writes", .0.display())]
-    NoReference(PathBuf),
-    /// It is none.
-    #[error("{}: {source}", path.display())]
-    Reference {
-        /// Which file.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: ReferenceError,
-    },
-    /// Two that do not go together.
-    #[error("{}: {source}", path.display())]
-    Contradiction {
-        /// The second.
-        path: PathBuf,
-        /// What.
-        #[source]
-        source: Contradiction,
-    },
+    /// See [`ReferencesError`].
+    #[error(transparent)]
+    References(#[from] ReferencesError),
     /// The verification policy.
     #[error("{}: {source}", path.display())]
     Policy {
@@ -120,45 +102,6 @@ fn policy(path: Option<&Path>) -> Result<VerificationPolicy, TermsError> {
         path: path.unwrap_or("the shipped policy".as_ref()).to_owned(),
         source,
     })
-}
-
-fn references(paths: &[PathBuf]) -> Result<References, TermsError> {
-    let mut references = References::new();
-    for path in paths {
-        for file in files(path)? {
-            let read = File::open(&file).map_err(failed(&file))?;
-            let read = Reference::read(read).map_err(|source| TermsError::Reference {
-                path: file.clone(),
-                source,
-            })?;
-            references
-                .add(&read)
-                .map_err(|source| TermsError::Contradiction { path: file, source })?;
-        }
-    }
-    Ok(references)
-}
-
-/// The file itself, or those of a directory, in order.
-fn files(path: &Path) -> Result<Vec<PathBuf>, TermsError> {
-    if !fs::metadata(path).map_err(failed(path))?.is_dir() {
-        return Ok(vec![path.to_owned()]);
-    }
-    let mut files = Vec::new();
-    for entry in fs::read_dir(path).map_err(failed(path))? {
-        let file = entry.map_err(failed(path))?.path();
-        let hidden = file
-            .file_name()
-            .is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
-        if !hidden && file.extension().is_some_and(|of| of == "json") {
-            files.push(file);
-        }
-    }
-    if files.is_empty() {
-        return Err(TermsError::NoReference(path.to_owned()));
-    }
-    files.sort();
-    Ok(files)
 }
 
 fn failed(path: &Path) -> impl FnOnce(io::Error) -> TermsError + use<'_> {

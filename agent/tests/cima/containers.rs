@@ -651,7 +651,10 @@ fn what_cannot_be_judged_by_is_one_sentence() {
     let empty = terms.files.path("empty");
     fs::create_dir(&empty).unwrap();
     refused(&["--reference", &empty], &["empty has no file *.json"]);
-    refused(&["--reference", "/nowhere"], &["cannot read /nowhere"]);
+    refused(
+        &["--reference", "/nowhere"],
+        &["cannot read the reference /nowhere"],
+    );
     let mut other = reference();
     other["executables"][0]["sha256"] = json!("0".repeat(64));
     let other = terms.files.write("other.json", other.to_string());

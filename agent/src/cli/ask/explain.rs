@@ -2,20 +2,20 @@
 //! `cima explain`: a container, and what speaks against it.
 
 use std::{
-    fs::{self, File},
     io::{self, IsTerminal as _, Write},
-    path::{Path, PathBuf},
+    path::PathBuf,
 };
 
 use clap::Args;
-use image_digest::reference::{Reference, ReferenceError};
 
 use super::{AskError, Filters, Lists, events, json_line, named, print, seconds, useless};
 use crate::{
-    cli::verdict::Paint,
+    cli::{
+        references::{ReferencesError, references},
+        verdict::Paint,
+    },
     exit::Outcome,
     query::{Explanation, Finding, Pattern, Query, Volume},
-    verify::{Contradiction, References},
 };
 
 /// Explain containers: image claimed, measured and referenced; drift; volumes; who launched it; denied or not, and why
@@ -54,87 +54,6 @@ pub enum ExplainError {
     /// See [`ReferencesError`].
     #[error(transparent)]
     References(#[from] ReferencesError),
-}
-
-/// Why references cannot be taken.
-#[derive(Debug, thiserror::Error)]
-pub enum ReferencesError {
-    /// It cannot be read.
-    #[error("cannot read the reference {}: {source}", path.display())]
-    Io {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-    /// A directory without any.
-    #[error("{} has no references: no file in it ends in .json", .0.display())]
-    None(PathBuf),
-    /// It is none.
-    #[error("{}: {source}", path.display())]
-    Reference {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: ReferenceError,
-    },
-    /// Two do not go together.
-    #[error("{}: {source}", path.display())]
-    Contradiction {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: Contradiction,
-    },
-}
-
-/// Reads references, each a file or a directory of files that end in `.json`.
-///
-/// # Errors
-/// See [`ReferencesError`].
-pub fn references(paths: &[PathBuf]) -> Result<References, ReferencesError> {
-    let mut references = References::new();
-    for path in paths {
-        let failed = |source| ReferencesError::Io {
-            path: path.clone(),
-            source,
-        };
-        if !fs::metadata(path).map_err(failed)?.is_dir() {
-            take(&mut references, path)?;
-            continue;
-        }
-        let mut files = Vec::new();
-        for entry in fs::read_dir(path).map_err(failed)? {
-            files.push(entry.map_err(failed)?.path());
-        }
-        files.retain(|file| file.extension().is_some_and(|suffix| suffix == "json"));
-        if files.is_empty() {
-            return Err(ReferencesError::None(path.clone()));
-        }
-        files.sort();
-        for file in files {
-            take(&mut references, &file)?;
-        }
-    }
-    Ok(references)
-}
-
-fn take(references: &mut References, path: &Path) -> Result<(), ReferencesError> {
-    let path = path.to_owned();
-    let file = match File::open(&path) {
-        Ok(file) => file,
-        Err(source) => return Err(ReferencesError::Io { path, source }),
-    };
-    let reference = match Reference::read(io::BufReader::new(file)) {
-        Ok(reference) => reference,
-        Err(source) => return Err(ReferencesError::Reference { path, source }),
-    };
-    references
-        .add(&reference)
-        .map_err(|source| ReferencesError::Contradiction { path, source })
 }
 
 /// Runs the command.
